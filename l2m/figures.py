@@ -1,4 +1,4 @@
-"""One look for all figures: colour-blind-safe colours with a fixed meaning, type that stays legible.
+"""One look for all figures: colours with a fixed meaning, safe for the colour-blind; legible type.
 
 Figures are 6.4 inches wide with 12-point type: on a phone, 360 pixels across, that is still 9 px.
 """

@@ -177,7 +177,7 @@ def compare_laws(x, y, stderr=None):
 
 
 def local_exponent(x, y):
-    """The running exponent d log y / d log x at each x (central differences, one-sided at the ends).
+    """The running exponent d log y / d log x at each x (central differences, one-sided at ends).
 
     A power law gives a constant; a logarithm gives 1/log x, falling towards zero.
 
@@ -223,7 +223,7 @@ def _checked(x, y, stderr, at_least):
         if len(bad):
             raise ValueError(
                 f"{name} must be positive and finite for a law fitted to logarithms, but "
-                f"{name}[{bad[0]}] = {values[bad[0]]:g}: leave such points out or measure them better."
+                f"{name}[{bad[0]}] = {values[bad[0]]:g}: leave it out or measure it better."
             )
     return x, y, y / stderr
 
@@ -290,7 +290,7 @@ _LAWS = {
 
 
 def _standard_errors(theta, x, y, weight):
-    """Of the fitted parameters, from the Jacobian and the residuals; infinite where undetermined."""
+    """Of the fitted parameters, from the Jacobian and the residuals; infinite if undetermined."""
     jacobian = _jacobian(theta, x) * weight[:, None]
     residual = (_log_power(theta, x) - np.log(y)) * weight
     scale = np.linalg.norm(jacobian, axis=0)  # parameters have different units
