@@ -1,0 +1,273 @@
+"""Recorded results: computed once, committed with their provenance, read everywhere.
+
+A result is a table, ``results/<chapter>/<name>.parquet``, beside a ``.json`` of the parameters that
+made it, where and how it was computed, and the table's sha256. A result whose parameters are not
+the recorded ones is computed, and kept in the cache folder.
+"""
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import re
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+
+from l2m import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+MAX_BYTES = 2_000_000  # of one recorded table
+_PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "torch", "transformers")
+
+
+class MissingResult(RuntimeError):
+    """A result that is neither recorded nor computable here; the message says what makes it."""
+
+
+class DamagedResult(RuntimeError):
+    """A recorded table that no longer has the sha256 it was recorded with."""
+
+
+def results_dir() -> Path:
+    """Return the folder of the committed results."""
+    return ROOT / "results"
+
+
+def cache_dir() -> Path:
+    """Return the cache folder: ``L2M_CACHE``, or the checkout's ``.cache``, or ``~/.cache/l2m``."""
+    if os.environ.get("L2M_CACHE"):
+        return Path(os.environ["L2M_CACHE"]).expanduser()
+    if (ROOT / "pyproject.toml").exists():
+        return ROOT / ".cache"
+    return Path.home() / ".cache" / "l2m"
+
+
+def write_atomic(path: str | Path, content: bytes | str | Callable[[Path], object]) -> Path:
+    """Write a file whole or not at all: to a temporary name beside it, then renamed.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; its folder is made if missing.
+    content : bytes, str, or callable
+        What to write, or a function that writes the file whose path it is given (a path with the
+        same suffix, so that writers which look at it agree).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
+    try:
+        if callable(content):
+            content(temporary)
+        elif isinstance(content, bytes):
+            temporary.write_bytes(content)
+        else:
+            temporary.write_text(content, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def sha256(path: str | Path) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def recorded(
+    name: str,
+    params: dict,
+    compute: Callable[[], pd.DataFrame] | None = None,
+    *,
+    command: str | None = None,
+) -> pd.DataFrame:
+    """Return the result `name` for `params`: the recorded one, the cached one, or a computed one.
+
+    With the environment variable ``L2M_RECORD=1`` what had to be computed, or was only cached, is
+    written to ``results/``. Delete a recorded table to have it measured anew.
+
+    Parameters
+    ----------
+    name : str
+        ``"<chapter>/<name>"``, such as ``"02_two_point_mi/novels"``.
+    params : dict
+        All that the result depends on, as JSON values, fingerprints of data and models included.
+    compute : callable, optional
+        Makes the table; its ``attrs`` (device, dtype, tokens, …) go into the provenance.
+    command : str, optional
+        What makes the result, for the provenance and the error message; the runner's by default.
+
+    Returns
+    -------
+    DataFrame
+        The table as read back from its file, with the provenance in ``attrs``.
+
+    Raises
+    ------
+    MissingResult
+        Neither recorded nor cached, and not computable here: no `compute`, or it needs a file, a
+        network or a package that is missing.
+    DamagedResult
+        The recorded parameters fit, but the table is not the one that was recorded.
+    """
+    if not re.fullmatch(r"[\w-]+(/[\w-]+)+", name):
+        raise ValueError(f"A result is named '<chapter>/<name>', not {name!r}.")
+    params = json.loads(json.dumps(params, allow_nan=False, default=_plain))
+    command = command or f"python -m l2m run {name.split('/')[0]} --record"
+    record = os.environ.get("L2M_RECORD") == "1"
+    target = results_dir() / name
+    cached = cache_dir() / "results" / f"{name}-{_key(params)}"
+
+    frame = _read(target, params)
+    if frame is not None:
+        return frame
+    try:
+        frame = _read(cached, params)
+    except DamagedResult:
+        frame = None
+    if frame is None:
+        frame = _compute(name, params, compute, command)
+        if not record:
+            return _write(cached, frame)
+    return _write(target, frame, MAX_BYTES) if record else frame
+
+
+def provenance(name: str) -> dict:
+    """Return the provenance of the recorded result `name`, whatever its parameters.
+
+    Raises
+    ------
+    MissingResult
+        When there is none.
+    """
+    path = results_dir() / f"{name}.json"
+    if not path.exists():
+        raise MissingResult(f"No result {name!r} is recorded.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _plain(value):
+    """Turn a NumPy scalar or array into what JSON has."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _key(params: dict) -> str:
+    text = json.dumps([__version__, params], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _file(stem: Path, suffix: str) -> Path:
+    return stem.with_name(stem.name + suffix)
+
+
+def _read(stem: Path, params: dict) -> pd.DataFrame | None:
+    table, about = _file(stem, ".parquet"), _file(stem, ".json")
+    if not (table.exists() and about.exists()):
+        return None
+    info = json.loads(about.read_text(encoding="utf-8"))
+    if info["params"] != params:
+        return None
+    if sha256(table) != info["sha256"]:
+        raise DamagedResult(
+            f"{table.name} is not the table that was recorded (its sha256 differs): "
+            f"restore it with `git checkout -- results`, or delete it to measure anew."
+        )
+    frame = pd.read_parquet(table)
+    frame.attrs = info
+    return frame
+
+
+def _write(stem: Path, frame: pd.DataFrame, max_bytes: int | None = None) -> pd.DataFrame:
+    """Write table and provenance, and read them back."""
+    info = dict(frame.attrs)
+    bare = frame.copy(deep=False)
+    bare.attrs = {}
+    table = bare.to_parquet(compression="zstd")
+    if max_bytes and len(table) > max_bytes:
+        raise ValueError(
+            f"The table {info['name']!r} has {len(table):,} bytes; a recorded one holds what "
+            f"figures need, at most {max_bytes:,}. Summarise it."
+        )
+    info["sha256"] = hashlib.sha256(table).hexdigest()
+    text = json.dumps(info, indent=2, ensure_ascii=False, default=_plain) + "\n"
+    write_atomic(_file(stem, ".parquet"), table)
+    write_atomic(_file(stem, ".json"), text)
+    return _read(stem, info["params"])
+
+
+def _compute(name: str, params: dict, compute, command: str) -> pd.DataFrame:
+    reason = "nothing here computes it"
+    start = time.perf_counter()
+    try:
+        frame = compute() if compute else None
+    except (OSError, ImportError, MissingResult) as error:
+        reason = str(error).strip().rstrip(".")
+        if isinstance(error, MissingResult):
+            raise
+        raise MissingResult(_missing(name, params, command, reason)) from error
+    if frame is None:
+        raise MissingResult(_missing(name, params, command, reason))
+    attrs = dict(frame.attrs)
+    frame.attrs = {
+        "name": name,
+        "params": params,
+        "command": command,
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "device": attrs.pop("device", f"CPU, {os.cpu_count()} cores, {platform.machine()}"),
+        "dtype": attrs.pop("dtype", params.get("dtype")),
+        "seeds": attrs.pop("seeds", {k: v for k, v in params.items() if "seed" in k}),
+        "seconds": round(attrs.pop("seconds", time.perf_counter() - start), 1),
+        "tokens": attrs.pop("tokens", None),
+        "versions": _versions(),
+        **attrs,
+    }
+    return frame
+
+
+def _missing(name: str, params: dict, command: str, reason: str) -> str:
+    about = results_dir() / f"{name}.json"
+    state = "is not recorded"
+    if about.exists():
+        old = json.loads(about.read_text(encoding="utf-8"))["params"]
+        changed = [
+            f"{key} = {old.get(key)!r}, not {params.get(key)!r}"
+            for key in sorted(old.keys() | params.keys())
+            if old.get(key) != params.get(key)
+        ]
+        state = f"is recorded for other parameters ({'; '.join(changed)})"
+    return (
+        f"The result {name!r} {state}, and cannot be computed here: {reason}. "
+        f"It is made by `{command}`."
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "l2m": __version__}
+    for package in _PACKAGES:
+        if package in sys.modules:
+            versions[package] = metadata.version(package)
+    return versions
+
+
+def _commit() -> str | None:
+    """Return the checkout's commit, with "+" where the module or a notebook differs from it."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+        changed = [*git, "diff", "--quiet", "HEAD", "--", "l2m", "notebooks"]
+        dirty = subprocess.run(changed, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if dirty.returncode else "")
