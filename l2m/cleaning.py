@@ -1,0 +1,89 @@
+"""Raw files of public archives → paragraphs separated by a blank line.
+
+Archives wrap lines as their printers or encoders did. A window must start where a paragraph does,
+and a line break is not a token of the story, so wraps are undone here once, for every corpus.
+"""
+
+import re
+
+import numpy as np
+
+TEI = "{http://www.tei-c.org/ns/1.0}"
+ONE_PARAGRAPH_A_LINE = 110  # characters: a file whose long lines are longer is not hard-wrapped
+ENDS_PARAGRAPH = re.compile(r"""[.!?:;"')\]-]$""")
+
+
+def decode(raw: bytes) -> str:
+    """Text of a file that is UTF-8 or, failing that, Latin-1, as older archives are."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def unwrap(text: str) -> str:
+    """Undo hard line wraps.
+
+    Parameters
+    ----------
+    text : one book, hard-wrapped or one paragraph a line, with whatever line ends and spacing.
+
+    Returns
+    -------
+    The same words, one line a paragraph, paragraphs separated by a blank line.
+
+    Notes
+    -----
+    Files with almost no blank lines mark a paragraph's end by a short last line only; there a line
+    ends a paragraph if it is shorter than 0.7 of the usual width and closes a sentence.
+    """
+    lines = _tidy(text).split("\n")
+    widths = [len(line) for line in lines if line]
+    if not widths:
+        return ""
+    width = np.percentile(widths, 90)
+    if width >= ONE_PARAGRAPH_A_LINE:
+        return "\n\n".join(line for line in lines if line)
+    few_blanks = lines.count("") < 0.05 * len(lines)
+    paragraphs, current = [], []
+    for line in [*lines, ""]:
+        if line:
+            current.append(line)
+        short_end = few_blanks and len(line) < 0.7 * width and ENDS_PARAGRAPH.search(line)
+        if current and (not line or short_end):
+            paragraphs.append(" ".join(current))
+            current = []
+    return "\n\n".join(paragraphs)
+
+
+def tei_book(xml: bytes) -> tuple[str, str, int, str]:
+    """Title, author, year (0 if the header has none) and paragraphs of a TEI document.
+
+    Headings, paragraphs and lines of verse of the body count as paragraphs; notes and markup inside
+    them are kept as text, front and back matter is left out.
+    """
+    from lxml import etree
+
+    root = etree.fromstring(xml, parser=etree.XMLParser(recover=True, huge_tree=True))
+    paragraphs = []
+    for element in root.find(f".//{TEI}body").iter(f"{TEI}p", f"{TEI}head", f"{TEI}l"):
+        text = " ".join("".join(element.itertext()).split())
+        if text:
+            paragraphs.append(text)
+    heading = root.find(f".//{TEI}titleStmt")
+    title, author = (heading.findtext(f"{TEI}{tag}", default="") for tag in ("title", "author"))
+    title = re.sub(r"\s*:?\s*(ELTeC|edition ELTeC).*$", "", " ".join(title.split()), flags=re.I)
+    source = root.find(f".//{TEI}sourceDesc")
+    dates = (
+        [] if source is None else ["".join(date.itertext()) for date in source.iter(f"{TEI}date")]
+    )
+    years = re.findall(r"\b1[5-9]\d\d\b", " ".join(dates))
+    return title, " ".join(author.split()), int(years[0]) if years else 0, "\n\n".join(paragraphs)
+
+
+def _tidy(text: str) -> str:
+    """One kind of line end, single spaces, none around line ends, one blank line at most."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\ufeff", "").replace("\u00a0", " ")
+    text = re.sub(r" *\n *", "\n", re.sub(r"[ \t]+", " ", text))
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
