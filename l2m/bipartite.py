@@ -30,8 +30,8 @@ def window_mi(
     scores : `l2m.scoring.Scores`, or its table from `window_terms`.
     estimator : "direct" or "vclub".
     bigram_entropy : nats, entropy of two successive tokens of the corpus. When given, the first
-        two tokens of the direct estimator's marginal term cost (1−w)·(the model's mean) +
-        w·bigram_entropy, since Y starts in mid-sentence and the model's BOS does not.
+        two tokens of the direct estimator's marginal term cost (1−w)·(what the model says) +
+        w·bigram_entropy, since Y starts in mid-sentence and the model's BOS does not (App. B.IV).
     bigram_weight : w, 0.8 in the paper.
     ratio : L/ℓ, by default that of the scores; any smaller one is read from the same scores.
     control_variate : subtract own marginals in vCLUB (see above).
@@ -45,19 +45,11 @@ def window_mi(
     ValueError
         For an unknown estimator, or a ratio that the scores do not hold.
     """
-    terms = scores if isinstance(scores, pd.DataFrame) else window_terms(scores)
-    ratio = ratio or int(terms["ratio"].max())
-    terms = terms[terms["ratio"] == ratio]
-    if terms.empty:
-        raise ValueError(f"the scores hold no complete split with L/ℓ = {ratio}: score with it")
+    terms, ratio = _terms(scores, ratio)
     if estimator == "direct":
         values = terms["joint"] - terms["marginal"]
         if bigram_entropy is not None:
-            head = terms["marginal_head"]
-            mean_head = head.groupby(terms["split"]).transform("mean")
-            tokens = np.minimum(HEAD, (ratio - 1) * terms["split"])
-            blend = (1 - bigram_weight) * mean_head - bigram_weight * bigram_entropy * tokens / HEAD
-            values = values + head - blend
+            values = values + bigram_weight * (terms["marginal_head"] + bigram_entropy)
     elif estimator == "vclub":
         values = terms["joint"] - terms["shuffled"]
         if control_variate:
@@ -81,18 +73,18 @@ def bipartite_mi(
     Parameters
     ----------
     groups : (n,) book of each window; by default those of the scores. Windows of a book are not
-        independent, so the standard error is of books (clusters); without groups it is the
-        authors' std/√n.
+        independent, so the standard error is one of books (clusters). `range(n)`, and scores that
+        know of no books, give the authors' std/√n.
     Others as in `window_mi`.
 
     Returns
     -------
     DataFrame `split, length, mi, stderr` (nats).
     """
-    values = window_mi(scores, estimator, bigram_entropy, bigram_weight, ratio, control_variate)
-    ratio = ratio or int((scores if isinstance(scores, pd.DataFrame) else window_terms(scores))["ratio"].max())
+    terms, ratio = _terms(scores, ratio)
+    values = window_mi(terms, estimator, bigram_entropy, bigram_weight, ratio, control_variate)
     if groups is None:
-        groups = book_of(scores)
+        groups = terms.drop_duplicates("window").set_index("window")["book"].loc[values.index]
     splits = values.columns.to_numpy()
     return pd.DataFrame(
         {
@@ -137,11 +129,13 @@ def window_terms(scores) -> pd.DataFrame:
     """
     n, length = scores.joint.shape
     partners = np.atleast_2d(scores.partners)
-    books = np.zeros(n, dtype=int) if scores.groups is None else np.asarray(scores.groups)
+    books = np.arange(n) if scores.groups is None else np.asarray(scores.groups)
     rows = []
     for split in scores.splits:
         marginal = scores.marginal[split]
-        shuffled = np.asarray(scores.shuffled[split], dtype=np.float64).reshape(len(partners), n, -1)
+        shuffled = np.asarray(scores.shuffled[split], dtype=np.float64).reshape(
+            len(partners), n, -1
+        )
         for ratio in range(2, scores.ratio + 1):
             if ratio * split > length:
                 continue
@@ -167,9 +161,10 @@ def window_terms(scores) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
-def book_of(scores):
-    """Book of each window, or None where the scores know of none."""
-    if isinstance(scores, pd.DataFrame):
-        books = scores.drop_duplicates("window").set_index("window")["book"].sort_index().to_numpy()
-        return books if len(np.unique(books)) > 1 else None
-    return scores.groups
+def _terms(scores, ratio):
+    """The table of one ratio (the largest if None), and that ratio."""
+    terms = scores if isinstance(scores, pd.DataFrame) else window_terms(scores)
+    ratio = ratio or int(terms["ratio"].max())
+    if ratio not in terms["ratio"].to_numpy():
+        raise ValueError(f"the scores hold no complete split with L/ℓ = {ratio}: score with it")
+    return terms[terms["ratio"] == ratio], ratio

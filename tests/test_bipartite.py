@@ -1,0 +1,123 @@
+"""The two estimators against sources whose bipartite mutual information is known exactly."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from l2m.bipartite import bipartite_mi, clustered_stderr, window_mi, window_terms
+from l2m.scoring import Scores, score_whole
+from l2m.sources import CopySource, MarkovSource
+
+
+def markov_scores(n=3000, length=16, ratio=4, seed=0):
+    transition = np.array([[0.9, 0.1, 0.0], [0.0, 0.8, 0.2], [0.3, 0.0, 0.7]])
+    source = MarkovSource(transition)
+    windows = source.sample(n, length, np.random.default_rng(seed))
+    return source, score_whole(source.log_prob, windows, [1, 2, 4], ratio)
+
+
+@pytest.mark.parametrize("ratio", [2, 3, 4])
+def test_direct_is_unbiased_for_the_exact_model(ratio):
+    source, scores = markov_scores()
+    table = bipartite_mi(scores, "direct", ratio=ratio)
+    exact = [source.bipartite_mi(s, ratio * s) for s in table["split"]]
+    assert (table["length"] == ratio * table["split"]).all()
+    assert (abs(table["mi"] - exact) < 4 * table["stderr"]).all()
+    assert (table["stderr"] < 0.03).all()
+
+
+def test_vclub_bounds_the_truth_from_above():
+    rng = np.random.default_rng(3)
+    source = MarkovSource(np.array([[0.7, 0.3], [0.4, 0.6]]))
+    scores = score_whole(source.log_prob, source.sample(4000, 8, rng), [1, 2, 4], 2)
+    table = bipartite_mi(scores, "vclub")
+    exact = np.array([source.bipartite_mi(s, 2 * s) for s in table["split"]])
+    # only the first token of Y depends on X, so the excess is the same at every split; exactly it is
+    joint = source.stationary[:, None] * source.transition
+    product = np.outer(source.stationary, source.stationary)
+    vclub = ((joint - product) * np.log(source.transition)).sum()
+    assert vclub > exact[0]
+    assert (abs(table["mi"] - vclub) < 4 * table["stderr"]).all()
+
+
+def test_the_all_equal_source_gives_log_of_the_vocabulary():
+    source = CopySource(8)
+    windows = source.sample(200, 8, np.random.default_rng(0))
+    table = bipartite_mi(score_whole(source.log_prob, windows, [1, 2, 4], 2))
+    np.testing.assert_allclose(table["mi"], np.log(8), rtol=1e-12)
+
+
+@given(n=st.integers(3, 12), k=st.integers(1, 3), seed=st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_control_variate_leaves_the_mean_and_the_table_is_enough(n, k, seed):
+    rng = np.random.default_rng(seed)
+    partners = np.stack([np.roll(np.arange(n), j + 1) for j in range(min(k, n - 1))])
+    scores = Scores(
+        -rng.random((n, 8)),
+        {s: -rng.random((n, s)) for s in (2, 4)},
+        {s: -rng.random((len(partners), n, s)) for s in (2, 4)},
+        partners,
+        2,
+    )
+    plain = window_mi(scores, "vclub", control_variate=False)
+    varied = window_mi(window_terms(scores), "vclub")
+    np.testing.assert_allclose(plain.mean(), varied.mean(), atol=1e-12)
+    by_hand = scores.joint[:, 4:8].sum(1) - scores.shuffled[4].sum(2).mean(0)
+    np.testing.assert_allclose(plain[4], by_hand, atol=1e-12)
+
+
+def test_the_control_variate_lowers_the_variance():
+    rng = np.random.default_rng(0)
+    hard = rng.normal(0, 10, 500)  # how hard a continuation is by itself
+    partners = np.roll(np.arange(500), 1)
+    noise = rng.normal(0, 1, (3, 500))
+    scores = Scores(
+        np.c_[np.zeros(500), hard + 2 + noise[0]],
+        {1: (hard + noise[1])[:, None]},
+        {1: (hard[partners] + noise[2])[:, None]},
+        partners,
+        2,
+    )
+    plain = bipartite_mi(scores, "vclub", control_variate=False)["stderr"][0]
+    assert bipartite_mi(scores, "vclub")["stderr"][0] < plain / 4
+
+
+def test_bigram_blend_replaces_the_first_two_tokens():
+    _, scores = markov_scores(n=50)
+    plain, blended = window_mi(scores, ratio=2), window_mi(scores, bigram_entropy=1.5, ratio=2)
+    head = scores.marginal[4][:, :2].sum(1)
+    # −log q(Y) has 0.2·(the model's two tokens) + 0.8·1.5 instead of the model's two tokens
+    np.testing.assert_allclose(blended[4], plain[4] + head - 0.2 * head + 0.8 * 1.5, atol=1e-9)
+    same = window_mi(scores, bigram_entropy=1.5, bigram_weight=0.0, ratio=2)
+    np.testing.assert_allclose(same, plain)
+
+
+def test_stderr_of_books():
+    rng = np.random.default_rng(0)
+    books = np.repeat(np.arange(40), 10)
+    draws = rng.normal(0, 1, (300, 40))[:, books] + rng.normal(0, 1, (300, 400))
+    stderr = np.array([clustered_stderr(x[:, None], books)[0] for x in draws])
+    assert np.isclose(stderr.mean(), draws.mean(1).std(), rtol=0.15)
+    naive = draws[0].std(ddof=1) / 20
+    assert np.isclose(clustered_stderr(draws[0][:, None])[0], naive)
+    assert np.isnan(clustered_stderr(draws[0][:, None], np.zeros(400))[0])
+
+
+def test_groups_of_the_scores_are_used():
+    _, scores = markov_scores(n=60)
+    scores.groups = np.repeat(np.arange(6), 10)
+    values = window_mi(scores, ratio=2)
+    expected = clustered_stderr(values.to_numpy(), scores.groups)
+    np.testing.assert_allclose(bipartite_mi(scores, ratio=2)["stderr"], expected)
+    np.testing.assert_allclose(bipartite_mi(window_terms(scores), ratio=2)["stderr"], expected)
+    independent = bipartite_mi(scores, ratio=2, groups=range(60))["stderr"]
+    np.testing.assert_allclose(independent, values.std(ddof=1) / np.sqrt(60))
+
+
+def test_what_is_not_there_is_named():
+    _, scores = markov_scores(n=10, ratio=2)
+    with pytest.raises(ValueError, match="'direct' or 'vclub'"):
+        bipartite_mi(scores, "infonce")
+    with pytest.raises(ValueError, match="L/ℓ = 5"):
+        bipartite_mi(scores, ratio=5)
