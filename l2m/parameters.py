@@ -148,16 +148,15 @@ def _with_takes(found: dict[str, Parameter], takes: dict) -> dict[str, Parameter
     }
 
 
-def check_given(known: dict[str, Parameter], given: dict) -> None:
-    """Check values by name; raise ParameterError for an unknown name or a value not taken."""
-    for name, value in given.items():
-        if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ParameterError(
-                f"Unknown parameter {name!r}.{hint} The chapter takes: {', '.join(known)}."
-            )
-        known[name].check(value)
+def find(known: dict[str, Parameter], name: str) -> Parameter:
+    """Return the declared parameter `name`, or raise ParameterError listing those there are."""
+    if name not in known:
+        close = get_close_matches(name, known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ParameterError(
+            f"Unknown parameter {name!r}.{hint} The chapter takes: {', '.join(known)}."
+        )
+    return known[name]
 
 
 def check_parameters(namespace: dict, **takes: tuple) -> None:
@@ -191,7 +190,8 @@ def check_parameters(namespace: dict, **takes: tuple) -> None:
         for node in ast.parse(cell).body:
             for target in getattr(node, "targets", []):
                 given[target.id] = namespace[target.id]
-    check_given(known, given)
+    for name, value in given.items():
+        find(known, name).check(value)
 
 
 def _declares(cell: str, names) -> bool:
