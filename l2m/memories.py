@@ -1,0 +1,196 @@
+"""What one layer of each kind keeps of the past, read from the sizes in its config.
+
+A layer keeps `Memory` objects, so many slots of so many scalars. A reader takes a config and
+returns them; attention readers return a name and a width per token, since the layer's type decides
+which tokens are kept.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+# How many slots of a memory are filled after L tokens; n is the memory's own size.
+SLOTS = {
+    "tokens": lambda L, n: L,  # one for every token
+    "window": lambda L, n: np.minimum(L, n),  # the last n tokens
+    "state": lambda L, n: np.ones_like(L),  # one state, rewritten at every token
+    "levels": lambda L, n: np.frexp(L * 1.0)[1],  # ⌊log₂ L⌋ + 1 states, those of a Fenwick tree
+    "blocks": lambda L, n: L // n,  # one for every n tokens
+}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One kind of memory that a model keeps.
+
+    Attributes
+    ----------
+    what : str
+        Its name, for tables.
+    width : int
+        Scalars in a slot of one layer.
+    slots : str
+        How the slots grow with the length L: ``"tokens"`` (L), ``"window"`` (min(L, size)),
+        ``"state"`` (1), ``"levels"`` (⌊log₂ L⌋ + 1) or ``"blocks"`` (⌊L / size⌋).
+    size : int
+        Of the window or block; 0 for the others.
+    layers : int
+        Layers that keep such a memory.
+    """
+
+    what: str
+    width: int
+    slots: str = "tokens"
+    size: int = 0
+    layers: int = 1
+
+    def __post_init__(self):
+        if self.slots not in SLOTS:
+            raise ValueError(f"slots is one of {', '.join(SLOTS)}, not {self.slots!r}.")
+        if (self.slots in ("window", "blocks")) != (self.size > 0):
+            raise ValueError("A window or block, and nothing else, has a positive size.")
+
+    def dim(self, length):
+        """Return the scalars kept after `length` tokens, an integer or an array of them."""
+        return self.layers * self.width * SLOTS[self.slots](length, self.size)
+
+
+def read(config, *names):
+    """Return the first of the named sizes that the config has."""
+    for name in names:
+        value = getattr(config, name, None)
+        if value is not None:
+            return value
+    kind = getattr(config, "model_type", "this")
+    raise ValueError(f"The {kind} config gives no {' or '.join(names)}: give the whole config.")
+
+
+def _heads(config) -> int:
+    return read(config, "num_attention_heads", "num_heads", "n_heads")
+
+
+def keys_and_values(config):
+    """Keys and values of the heads that are not shared between queries (MHA, GQA, MQA)."""
+    falcon_mqa = getattr(config, "multi_query", False) and not getattr(
+        config, "new_decoder_architecture", False
+    )
+    named = [getattr(config, name, None) for name in ("num_key_value_heads", "num_kv_heads")]
+    heads = 1 if falcon_mqa else next((n for n in named if n), None) or _heads(config)
+    key = getattr(config, "head_dim", None) or getattr(config, "kv_channels", None)
+    key = key or read(config, "hidden_size", "d_model") // _heads(config)
+    return "keys and values", heads * (key + (getattr(config, "v_head_dim", None) or key))
+
+
+def latent(config):
+    """Multi-head latent attention: the compressed keys and values, and the rotary key."""
+    return "latent keys and values", config.kv_lora_rank + config.qk_rope_head_dim
+
+
+def _conv(kernel, channels):
+    """A causal convolution sees its last kernel inputs, the newest of which is yet to come."""
+    return Memory("convolution inputs", channels, "window", kernel - 1)
+
+
+def mamba(config):
+    """Mamba: a diagonal state per channel (Gu & Dao 2023)."""
+    inner = int(read(config, "mamba_expand", "expand") * config.hidden_size)
+    state = inner * read(config, "mamba_d_state", "state_size")
+    return Memory("state", state, "state"), _conv(_kernel(config), inner)
+
+
+def mamba2(config):
+    """Mamba-2: a matrix per head, B and C shared in groups (Dao & Gu 2024)."""
+    heads = read(config, "mamba_n_heads", "n_mamba_heads", "mamba_num_heads", "num_heads")
+    width = read(config, "mamba_d_head", "mamba_headdim", "mamba_head_dim", "head_dim")
+    state = read(config, "mamba_d_state", "ssm_state_size", "state_size")
+    groups = read(config, "mamba_n_groups", "mamba_ngroups", "n_groups")
+    conv = _conv(_kernel(config), heads * width + 2 * groups * state)
+    return Memory("state", heads * width * state, "state"), conv
+
+
+def log_linear_mamba2(config):
+    """Log-linear attention on Mamba-2: one state for each level of a Fenwick tree of the past."""
+    state, conv = mamba2(config)
+    return replace(state, what="states by level", slots="levels"), conv
+
+
+def _kernel(config) -> int:
+    return read(config, "mamba_d_conv", "conv_kernel")
+
+
+def gated_delta(config):
+    """Gated DeltaNet as in Qwen3-Next: a key × value matrix per value head, short convolutions."""
+    keys = config.linear_num_key_heads * config.linear_key_head_dim
+    values = config.linear_num_value_heads * config.linear_value_head_dim
+    conv = _conv(config.linear_conv_kernel_dim, 2 * keys + values)
+    return Memory("state", values * config.linear_key_head_dim, "state"), conv
+
+
+def kimi_delta(config):
+    """Kimi delta attention: a square matrix per head, short convolutions on q, k and v."""
+    heads, width = config.linear_num_heads, config.linear_head_dim
+    conv = _conv(config.linear_conv_kernel_dim, 3 * heads * width)
+    return Memory("state", heads * width**2, "state"), conv
+
+
+def lightning(config):
+    """Lightning attention (MiniMax): a square matrix per head."""
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return (Memory("state", config.num_attention_heads * width**2, "state"),)
+
+
+def rg_lru(config):
+    """RecurrentGemma's gated linear recurrence: a vector, and a short convolution."""
+    conv = _conv(config.conv1d_width, config.hidden_size)
+    return Memory("state", config.lru_width, "state"), conv
+
+
+def short_conv(config):
+    """LFM2: nothing but a short convolution."""
+    return (_conv(config.conv_L_cache, config.hidden_size),)
+
+
+def rwkv4(config):
+    """RWKV-4: last inputs of both mixers; numerator, denominator and their shared exponent."""
+    state = 2 * config.hidden_size + 3 * config.attention_hidden_size
+    return (Memory("state", state, "state"),)
+
+
+def rwkv7(config):
+    """RWKV-7: a square matrix per head, and the last inputs of both mixers."""
+    return (Memory("state", read(config, "hidden_size") * (read(config, "head_dim") + 2), "state"),)
+
+
+def mlstm(config):
+    """xLSTM's matrix memory: a matrix, a normaliser and an exponent per head."""
+    key, value = config.qk_head_dim, config.v_head_dim
+    return (Memory("state", config.num_heads * (key * value + key + 1), "state"),)
+
+
+def linear_attention(config):
+    """RetNet, gated linear attention, DeltaNet: a key × value matrix per head."""
+    if getattr(config, "attn", None):
+        raise ValueError("A mix of linear and softmax layers given by `attn` is not known here.")
+    heads, d = config.num_heads, config.hidden_size
+    gated_deltanet = config.model_type == "gated_deltanet"
+    key = heads * config.head_dim if gated_deltanet else int(d * config.expand_k)
+    value = int((key if gated_deltanet else d) * config.expand_v)
+    state = Memory("state", key * value // heads, "state")
+    return (state, _conv(config.conv_size, 2 * key + value)) if config.use_short_conv else (state,)
+
+
+def compressed(config, kind):
+    """DeepSeek-V4: a short window, and one entry for each block of tokens (with its indexer)."""
+    head = config.head_dim
+    window = Memory("keys that are values", head, "window", config.sliding_window - 1)
+    if kind == "sliding_attention":
+        return (window,)
+    n = config.compress_rates[kind]
+    sparse = kind == "compressed_sparse_attention"
+    entry = head + (config.index_head_dim if sparse else 0)
+    blocks = Memory("compressed entries", entry, "blocks", n)
+    # Values and gates of the unfinished block; overlapping blocks come in two series, and keep one
+    # series of the block before.
+    series = 2 if sparse else 1
+    memories = [window, blocks, Memory("unfinished block", 2 * series * entry, "window", n - 1)]
+    return (*memories, Memory("block before", 2 * n * entry, "state")) if sparse else memories
