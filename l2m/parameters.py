@@ -132,8 +132,16 @@ def declared_in(notebook) -> dict[str, Parameter]:
 def _takes_of_call(source: str) -> dict[str, tuple]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("check_parameters"):
-            return {word.arg: ast.literal_eval(word.value) for word in node.keywords}
+            return {word.arg: _constant(word.value) for word in node.keywords}
     return {}
+
+
+def _constant(node):
+    """Evaluate an expression of constants only, such as ``(0, 2**32 - 1)``."""
+    fixed = (ast.Constant, ast.Tuple, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.Load)
+    if not all(isinstance(part, fixed) for part in ast.walk(node)):
+        raise ParameterError(f"check_parameters takes literals only, not `{ast.unparse(node)}`.")
+    return eval(compile(ast.Expression(node), "check_parameters", "eval"))
 
 
 def _with_takes(found: dict[str, Parameter], takes: dict) -> dict[str, Parameter]:

