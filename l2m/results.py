@@ -135,9 +135,7 @@ def recorded(
     except DamagedResult:
         frame = None
     if frame is None:
-        frame = _compute(name, params, compute, command)
-        if not record:
-            return _write(cached, frame)
+        frame = _write(cached, _compute(name, params, compute, command))
     return _write(target, frame, MAX_BYTES) if record else frame
 
 
