@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2m.architectures import FAMILIES
+from l2m.architectures import FAMILIES, architectures
 from l2m.history_state import (
     Bound,
     HistoryState,
@@ -362,3 +362,27 @@ def test_multimodal_configs_count_their_text_decoder():
     text = tiny("llama")
     config = transformers.LlavaConfig(text_config=text)
     assert history_state_dim(config, LENGTH) == history_state_dim(text, LENGTH)
+
+
+FACTS = {fact["name"]: fact for fact in architectures()}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_facts_are_whole(name):
+    fact = FACTS[name]
+    assert fact["source"].startswith("https://") and (fact["id"] is None or "/" in fact["id"])
+    assert history_state_dim(fact["config"], 10**6) > 10**5
+
+
+@pytest.mark.parametrize(
+    ("name", "per_token"),
+    [  # by hand: layers × heads × (key + value), as their papers give the size of the cache
+        ("Llama-3.1-8B", 32 * 8 * (128 + 128)),
+        ("DeepSeek-V3", 61 * (512 + 64)),
+        ("Gemma-3-27B", 10 * 16 * (128 + 128)),  # its 52 other layers look back 1024 tokens
+        ("Jamba-v0.1", 4 * 8 * (128 + 128)),
+        ("Qwen3-Next-80B", 12 * 2 * (256 + 256)),
+    ],
+)
+def test_facts_by_hand(name, per_token):
+    assert growth(FACTS[name]["config"]).rate == per_token
