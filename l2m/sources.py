@@ -18,7 +18,7 @@ block Y. `PairSource` is not stationary, and needs it.
 
 from l2m.gaussian import GaussianFamily
 from l2m.markov import CopySource, HiddenMarkovSource, MarkovSource, mutual_information
-from l2m.pairs import PairSource
+from l2m.paired_bits import PairSource
 from l2m.santa_fe import SantaFeSource
 
 __all__ = [
