@@ -1,6 +1,6 @@
 """Counts → entropy in nats, by four estimators, each with a standard error.
 
-N samples fall on types; a sample's type was seen n times. Each estimate is the mean over the samples
+N samples fall on types; a sample's type was seen n times. Each estimate is a mean over the samples
 of a term that depends on n alone:
 
 =================  ================================================================================

@@ -1,113 +1,137 @@
-"""A hierarchical source of paired bits: any exponent, exact by counting pairs.
+"""How many pairs of tokens have each count: sorted keys, no table of pairs.
 
-After the random pairs of Lu et al. (2021). A token is a tuple of bits. Two blocks of 2^(k-1) tokens
-make one of 2^k, in which some free bits of the left half are paired with free bits of the right
-half: a pair is a fair bit and its noisy copy. The pairing leaves 2^(βk) times `bits` bits free, so
-that the number of pairs that join the two halves, and with it I_BP(L/2; L), grows like L^β.
+A pair becomes an integer key, the keys are sorted, the lengths of the runs are counted. Keys are
+taken in parts, those of one range of first tokens at a time: every pair belongs to one part, so
+nothing has to be merged, and a part of any corpus fits in memory, or goes to another machine.
 """
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
-from scipy.special import xlogy
 
-from l2m.markov import check_split, mutual_information
+PART = 2**27  # keys sorted in one go: 512 MB, or 1 GB where ids need more than 16 bits
+BLOCK = 2**20  # keys made, or looked at, in one go: small beside a part
+SMALL = 2**12  # counts below are tallied in a table
+
+Documents = Sequence[np.ndarray]
 
 
-class PairSource:
-    """Hierarchically paired bits. Not stationary: its law depends on the position.
-
-    Aligned blocks of 2^k tokens all have the same law, so for windows that start at 0 and for
-    ℓ = L/2 = 2^k the marginal of Y needs no offset. Any other block does: pass `start`.
+def pair_counts(
+    documents: Documents,
+    partners: Documents,
+    distance: int,
+    first: np.ndarray,
+    part: int = PART,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of counts of the pairs (document[i], partner[i + distance]).
 
     Parameters
     ----------
-    levels : int
-        The source has 2^levels positions.
-    exponent : float
-        β in (0, 1).
-    bits : int
-        Bits a token; the vocabulary has 2^bits tokens. With few bits the law is coarse at small L.
-    noise : float
-        In [0, 0.5): the probability that a copy is wrong. vCLUB is infinite at 0.
-    seed : int
-        Of the choice of pairs, which is part of the source.
+    documents, partners : unsigned token ids, arrays (or tensors of one torch device) of the same
+        lengths; `partners` are the documents themselves, or a shuffled copy.
+    distance : in tokens.
+    first : (vocabulary,) how many pairs begin with each token.
+    part : keys to sort in one go (all pairs of a first token stay together, so perhaps more).
 
-    Attributes
-    ----------
-    partner : int array (2^levels · bits,)
-        The index of each bit's partner, -1 if it has none.
+    Returns
+    -------
+    Different counts and how many pairs have each; a count that two parts have comes twice.
     """
+    bits = max(1, int(len(first) - 1).bit_length())
+    on_device = not isinstance(documents[0], np.ndarray)
+    counts_of_range = _counts_torch if on_device else _counts_numpy
+    before = np.concatenate([[0], np.cumsum(first)])
+    found = [
+        counts_of_range(documents, partners, distance, bits, low, high, before[high] - before[low])
+        for low, high in _ranges(before, part)
+    ]
+    counts, times = zip(*found, strict=True)
+    return np.concatenate(counts), np.concatenate(times)
 
-    def __init__(self, levels, exponent, bits=8, noise=0.0, seed=0):
-        if not 0 < exponent < 1:
-            raise ValueError(f"exponent must lie between 0 and 1, not {exponent}.")
-        if not 0 <= noise < 0.5:
-            raise ValueError(f"noise must be at least 0 and below 0.5, not {noise}.")
-        self.bits, self.noise, self.vocab_size = bits, noise, 2**bits
-        self.pair_mi = float(np.log(2) + xlogy(noise, noise) + xlogy(1 - noise, 1 - noise))
-        rng = np.random.default_rng(seed)
-        partner, free = np.full(bits, -1), np.arange(bits)
-        for level in range(1, levels + 1):
-            half = len(partner)
-            partner = np.append(partner, np.where(partner < 0, -1, partner + half))
-            left, right = rng.permutation(free), rng.permutation(free) + half
-            keep = round(bits * 2 ** (exponent * level) / 2)
-            partner[left[keep:]], partner[right[keep:]] = right[keep:], left[keep:]
-            free = np.append(left[:keep], right[:keep])
-        self.partner = partner
 
-    def sample(self, n, length, rng):
-        """n windows that start at position 0, int64 (n, length)."""
-        if length * self.bits > len(self.partner):
-            raise ValueError(f"length must be at most {len(self.partner) // self.bits}.")
-        values = rng.integers(2, size=(n, length * self.bits))
-        later, earlier = self._pairs(0, length)
-        values[:, later] = values[:, earlier] ^ (rng.random((n, len(later))) < self.noise)
-        return values.reshape(n, length, self.bits) @ (1 << np.arange(self.bits))
+def n_pairs(documents: Documents, distance: int) -> int:
+    """Number of pairs of tokens at a distance, both in one document."""
+    return sum(max(len(document) - distance, 0) for document in documents)
 
-    def log_prob(self, tokens, start=0):
-        """Per-token log-likelihoods (n, T) of the block that starts at position `start`."""
-        tokens = np.asarray(tokens)
-        n, length = tokens.shape
-        values = (tokens[:, :, None] >> np.arange(self.bits) & 1).reshape(n, -1)
-        later, earlier = self._pairs(start, length)
-        result = np.full(values.shape, -np.log(2))
-        with np.errstate(divide="ignore"):
-            right, wrong = np.log1p(-self.noise), np.log(self.noise)
-        origin = start * self.bits
-        same = values[:, later - origin] == values[:, earlier - origin]
-        result[:, later - origin] = np.where(same, right, wrong)
-        return result.reshape(n, length, self.bits).sum(axis=2)
 
-    def bipartite_mi(self, split, length, start=0):
-        """The pairs that straddle the split, times the MI of one pair."""
-        check_split(split, length)
-        later, earlier = self._pairs(start, length)
-        border = (start + split) * self.bits
-        return self.pair_mi * int(((earlier < border) & (later >= border)).sum())
+def count_tokens(documents: Documents, size: int) -> np.ndarray:
+    """How often each token id below `size` occurs."""
+    counts = np.zeros(size, np.int64)
+    for block, _ in _blocks(documents, documents, 0):
+        counts += np.bincount(block, minlength=size)
+    return counts
 
-    def two_point_mi(self, d):
-        """MI of (W_i, W_i+d) for i drawn uniformly: what an estimator that pools positions sees.
 
-        A mixture of linked and unlinked positions, so it is far below the average MI over i.
-        """
-        positions = len(self.partner) // self.bits
-        later, earlier = self._pairs(0, positions)
-        linked = later // self.bits - earlier // self.bits == d
-        later, earlier = later[linked], earlier[linked]
-        spin = 1 - 2.0 * (np.arange(self.vocab_size)[:, None] >> np.arange(self.bits) & 1)
-        count = positions - d
-        joint = np.full((self.vocab_size, self.vocab_size), float(count))
-        for i in np.unique(earlier // self.bits):
-            here = earlier // self.bits == i
-            x, y = spin[:, earlier[here] % self.bits], spin[:, later[here] % self.bits]
-            factors = 1 + (1 - 2 * self.noise) * x[:, None] * y[None]
-            joint += factors.prod(axis=2) - 1
-        return mutual_information(joint / (count * self.vocab_size**2))
+def run_lengths(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths of the runs of sorted keys, and how many runs have each."""
+    small, large, last = np.zeros(SMALL, np.int64), [], -1
+    for start in range(0, len(keys), BLOCK):
+        block = keys[start : start + BLOCK + 1]
+        ends = np.flatnonzero(block[1:] != block[:-1]) + start
+        if start + BLOCK >= len(keys):
+            ends = np.append(ends, len(keys) - 1)
+        lengths = np.diff(ends, prepend=last)
+        last = ends[-1] if len(ends) else last
+        small += np.bincount(np.minimum(lengths, SMALL), minlength=SMALL + 1)[:SMALL]
+        large.append(lengths[lengths >= SMALL])
+    counts, times = np.unique(np.concatenate([[], *large]).astype(np.int64), return_counts=True)
+    return np.append(np.flatnonzero(small), counts), np.append(small[small > 0], times)
 
-    def _pairs(self, start, length):
-        """Indices (later, earlier) of the pairs whose two bits lie in the block."""
-        first, last = start * self.bits, (start + length) * self.bits
-        later = np.arange(first, min(last, len(self.partner)))
-        earlier = self.partner[later]
-        inside = (earlier >= first) & (earlier < later)
-        return later[inside], earlier[inside]
+
+def _ranges(before: np.ndarray, part: int) -> Iterator[tuple[int, int]]:
+    """Ranges of first tokens with at most `part` pairs, or of one token that has more."""
+    low = 0
+    while low < len(before) - 1:
+        high = max(low + 1, int(np.searchsorted(before, before[low] + part, "right")) - 1)
+        if before[high] > before[low]:
+            yield low, high
+        low = high
+
+
+def _blocks(documents: Documents, partners: Documents, distance: int) -> Iterator[tuple]:
+    """First and second tokens of all pairs, about `BLOCK` at a time."""
+    first, second, size = [], [], 0
+    for document, partner in zip(documents, partners, strict=True):
+        end = len(document) - distance
+        for start in range(0, end, BLOCK):
+            stop = min(start + BLOCK, end)
+            first.append(document[start:stop])
+            second.append(partner[start + distance : stop + distance])
+            size += stop - start
+            if size >= BLOCK:
+                yield np.concatenate(first), np.concatenate(second)
+                first, second, size = [], [], 0
+    if size:
+        yield np.concatenate(first), np.concatenate(second)
+
+
+def _counts_numpy(documents, partners, distance, bits, low, high, size):
+    """Counts of counts of the `size` pairs whose first token is in [low, high)."""
+    dtype = np.uint32 if bits <= 16 else np.uint64
+    keys, filled = np.empty(size, dtype), 0
+    everything = size == n_pairs(documents, distance)
+    for first, second in _blocks(documents, partners, distance):
+        block = (first.astype(dtype) << dtype(bits)) | second
+        if not everything:
+            block = block[(first >= low) & (first < high)]
+        keys[filled : filled + len(block)] = block
+        filled += len(block)
+    keys.sort()
+    return run_lengths(keys)
+
+
+def _counts_torch(documents, partners, distance, bits, low, high, size):
+    """The same on a torch device, all pairs at once."""
+    import torch
+
+    long = [i for i, document in enumerate(documents) if len(document) > distance]
+    first = torch.cat([documents[i][:-distance] for i in long])
+    second = torch.cat([partners[i][distance:] for i in long])
+    # 32 bits are enough for ids of 16, if less 2^15 they may be negative
+    keys = (first - 2**15 << 16 if bits <= 16 else first.long() << bits) | second
+    if size < len(keys):
+        keys = keys[(first >= low) & (first < high)]
+    del first, second
+    counts = torch.unique(keys, return_counts=True)[1]
+    counts, times = torch.unique(counts, return_counts=True)
+    return counts.cpu().numpy(), times.cpu().numpy()
