@@ -132,7 +132,7 @@ def test_nulls_remove_what_they_should():
         two_point_mi(documents, [5], null=null, seed=3).iloc[0]
         for null in ("across", "within", "shift")
     )
-    assert across["mi_corrected"] > 0.5
+    assert across["mi_corrected"] > 0.1
     assert abs(within["mi_corrected"]) < 0.03
     assert abs(shift["mi_corrected"]) < 0.03
 
