@@ -3,6 +3,8 @@
 Figures are 6.4 inches wide with 12-point type: on a phone, 360 pixels across, that is still 9 px.
 """
 
+from math import log10
+
 # Okabe & Ito's palette; black is left for exact truth, grey for the paper's own numbers.
 _PALETTE = {
     "blue": "#0072B2",
@@ -72,8 +74,13 @@ def log_axes(ax, xlabel, ylabel, ylog=True):
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     if ylog:
         ax.set_yscale("log")
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_major_formatter(FuncFormatter(_plain_or_power))
     ax.set(xlabel=xlabel, ylabel=ylabel)
+
+
+def _plain_or_power(value, _):
+    """0.01 and 1000 as they are, beyond that a power of ten."""
+    return f"{value:g}" if 9e-4 < value < 1e5 else f"$10^{{{round(log10(value))}}}$"
 
 
 def paper_reference(ax, x, amplitude, exponent, label="paper"):
