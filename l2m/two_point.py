@@ -71,26 +71,80 @@ def two_point_mi(
     documents = check_documents(documents)
     distances = _check_distances(documents, distances)
     shuffled = None if null is None else shuffle(documents, null, seed)
+    options = {"device": device, "part": part, "workers": workers}
+    mi = paired_mi(documents, documents, distances, method, **options)
+    of_null = paired_mi(documents, shuffled, distances, method, **options) if shuffled else np.nan
+    counts = [n_pairs(documents, distance) for distance in distances]
+    table = pd.DataFrame({"distance": distances, "pairs": counts, "mi": mi, "null": of_null})
+    return table.assign(mi_corrected=table["mi"] - table["null"])
+
+
+def two_point_curves(
+    documents: Documents,
+    distances: Sequence[int],
+    groups: int = 0,
+    method: str = "grassberger",
+    seed: int = 0,
+    **options,
+) -> pd.DataFrame:
+    """I_TP(d) beside both nulls, of a corpus and of what is left of it without some documents.
+
+    Leaving out one of `groups` runs of neighbouring documents at a time tells how much a curve, or
+    what is fitted to it, depends on which books there are (the delete-a-group jackknife). Files
+    sorted by author keep an author's books together.
+
+    Returns
+    -------
+    DataFrame with the columns `left_out, distance, pairs, mi, across, within`, in nats; `left_out`
+    is −1 for the whole corpus, else the group. Other parameters and errors as for `two_point_mi`.
+    """
+    documents = check_documents(documents)
+    if not (groups == 0 or 2 <= groups <= len(documents)):
+        raise ValueError(f"groups is 0, or from 2 to {len(documents)} documents, not {groups}.")
+    everything = np.arange(len(documents))
+    kept = [everything]
+    if groups:
+        kept += [np.delete(everything, group) for group in np.array_split(everything, groups)]
+    tables = []
+    for left_out, keep in enumerate(kept, -1):
+        part = [documents[index] for index in keep]
+        table = two_point_mi(part, distances, method, "across", seed, **options)
+        shuffled = shuffle(part, "within", seed)
+        within = paired_mi(part, shuffled, table["distance"].tolist(), method, **options)
+        table = table.rename(columns={"null": "across"}).drop(columns="mi_corrected")
+        tables.append(table.assign(within=within, left_out=left_out))
+    columns = ["left_out", "distance", "pairs", "mi", "across", "within"]
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
+def paired_mi(
+    documents: Documents,
+    partners: Documents,
+    distances: Sequence[int],
+    method: str = "grassberger",
+    *,
+    device: str | None = None,
+    part: int = PART,
+    workers: int = 2,
+) -> list[float]:
+    """Mutual information of (document[i], partner[i + d]) over all i, for every d.
+
+    `partners` are documents of the same lengths with the same tokens in all: the documents
+    themselves for I_TP(d), a shuffled copy for a null. Both as `check_documents` returns them.
+    """
     size = 1 + max(int(document.max()) for document in documents if len(document))
     singles = count_tokens(documents, size)
-    held = {id(side): _to_device(side, device) for side in (documents, shuffled) if side}
+    ahead, behind = (_to_device(side, device) for side in (documents, partners))
 
-    def mutual_information(distance: int, partners: Documents) -> float:
+    def mutual_information(distance: int) -> float:
         # all tokens of a document begin a pair but its last ones, and end a pair but its first ones
         first = singles - count_tokens([document[-distance:] for document in documents], size)
         second = singles - count_tokens([partner[:distance] for partner in partners], size)
-        counts, times = pair_counts(held[id(documents)], held[id(partners)], distance, first, part)
-        return entropy(first, method) + entropy(second, method) - entropy(counts, method, times)
+        joint, times = pair_counts(ahead, behind, distance, first, part)
+        return entropy(first, method) + entropy(second, method) - entropy(joint, method, times)
 
-    tasks = [(d, partners) for partners in (documents, shuffled) if partners for d in distances]
     with ThreadPoolExecutor(1 if device else workers) as pool:
-        mi = list(pool.map(lambda task: mutual_information(*task), tasks))
-    table = pd.DataFrame({"distance": distances})
-    table["pairs"] = [n_pairs(documents, distance) for distance in distances]
-    table["mi"] = mi[: len(distances)]
-    table["null"] = mi[len(distances) :] if shuffled else np.nan
-    table["mi_corrected"] = table["mi"] - table["null"]
-    return table
+        return list(pool.map(mutual_information, distances))
 
 
 def shuffle(documents: Documents, null: str, seed: int = 0) -> list[np.ndarray]:

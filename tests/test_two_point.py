@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from l2m import pairs
 from l2m.entropy import METHODS, entropy
-from l2m.two_point import shuffle, two_point_mi
+from l2m.two_point import shuffle, two_point_curves, two_point_mi
 
 
 def naive_mi(documents, partners, distance, method="grassberger"):
@@ -180,3 +180,16 @@ def test_one_document_gets_a_shift_null_and_says_so():
 def test_bad_input(documents, distances, options, error, message):
     with pytest.raises(error, match=message):
         two_point_mi(documents, distances, **options)
+
+
+def test_curves_leave_out_groups_of_neighbours():
+    documents = books([300, 200, 250, 400, 350], 30)
+    table = two_point_curves(documents, [1, 7], groups=2, seed=4)
+    assert table["left_out"].tolist() == [-1, -1, 0, 0, 1, 1]
+    for left_out, kept in ((-1, documents), (0, documents[3:]), (1, documents[:3])):
+        part = table[table["left_out"] == left_out].reset_index()
+        for null in ("across", "within"):
+            expected = two_point_mi(kept, [1, 7], null=null, seed=4)
+            np.testing.assert_array_equal(part[["pairs", "mi"]], expected[["pairs", "mi"]])
+            np.testing.assert_array_equal(part[null], expected["null"])
+    assert len(two_point_curves(documents, [1])) == 1
