@@ -68,7 +68,7 @@ HUB = {  # arguments of `datasets.load_dataset`
         "revision": "b04c8d1ceb2f5cd4588862100d08de323dccfbaa",
     },
 }
-KJV_TEXTS = "8bb1e81d29538d1cb9ab79bbd3f237970148271178807b8556750cb9517d2f27"
+KJV_TEXTS = "8e9550b891363a8dc33c51be0d3ef53fbe8d2cdbfbc2294f8093faca95648d26"
 
 
 def fingerprint_texts(texts) -> str:
@@ -106,7 +106,7 @@ def king_james() -> pd.DataFrame:
             chapters: dict[str, list[str]] = {}
             _, *pieces = re.split(r"(\d+):\d+\s+", text)  # chapter, verse, chapter, verse, …
             for chapter, verse in zip(pieces[::2], pieces[1::2], strict=True):
-                chapters.setdefault(chapter, []).append(verse.strip())
+                chapters.setdefault(chapter, []).append(" ".join(verse.split()))
             text = "\n\n".join(" ".join(chapter) for chapter in chapters.values())
             rows.append([title, "King James Version", 1611, "eng", "gutenberg.org/ebooks/10", text])
     table = pd.DataFrame(rows, columns=COLUMNS)

@@ -72,7 +72,7 @@ def tei_book(xml: bytes) -> tuple[str, str, int, str]:
             paragraphs.append(text)
     heading = root.find(f".//{TEI}titleStmt")
     title, author = (heading.findtext(f"{TEI}{tag}", default="") for tag in ("title", "author"))
-    title = re.sub(r"\s*:?\s*(ELTeC|edition ELTeC).*$", "", " ".join(title.split()), flags=re.I)
+    title = re.sub(r"\s*:[^:]*ELTeC.*$", "", " ".join(title.split()), flags=re.IGNORECASE)
     source = root.find(f".//{TEI}sourceDesc")
     dates = (
         [] if source is None else ["".join(date.itertext()) for date in source.iter(f"{TEI}date")]

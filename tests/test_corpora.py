@@ -1,0 +1,289 @@
+"""Corpora: what is read, rebuilt, streamed, tokenised and cut into windows, and what is refused."""
+
+import io
+import json
+import urllib.error
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from l2m import archives, cleaning, corpora
+from l2m.corpora import fingerprint, load_corpus
+
+
+class Words:
+    """A tokenizer of words, as far as corpora use one."""
+
+    def __init__(self, size=1000):
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+    def get_vocab(self):
+        return {"size": self.size}
+
+    def __call__(self, text, return_offsets_mapping=False, **_):
+        if isinstance(text, list):
+            return {"input_ids": [self(one)["input_ids"] for one in text]}
+        spans = [match.span() for match in cleaning.re.finditer(r"\S+", text)]
+        ids = [sum(text[a:b].encode()) % self.size for a, b in spans]
+        return {"input_ids": ids, "offset_mapping": spans}
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("L2M_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("L2M_CORPORA", raising=False)
+
+
+@pytest.fixture
+def story(tmp_path):
+    folder = tmp_path / "books"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for book in range(4):
+        sizes = rng.integers(5, 40, 30 * (book + 1))
+        paragraphs = [" ".join(f"w{rng.integers(500)}" for _ in range(n)) for n in sizes]
+        (folder / f"book{book}.txt").write_text("\n\n".join(paragraphs))
+    return folder
+
+
+def test_king_james():
+    kjv = load_corpus("kjv")
+    assert len(kjv.table) == 66 and kjv.titles[0] == "Genesis" and kjv.titles[-1] == "Revelation"
+    assert list(kjv.table) == archives.COLUMNS
+    assert kjv.texts[0].startswith("In the beginning God created the heavens and the earth. And")
+    assert kjv.texts[0].count("\n\n") == 49  # 50 chapters
+    assert sum(text.count("\n\n") + 1 for text in kjv.texts) == 1189
+    assert not any(cleaning.re.search(r"\d|  |\n\n\n", text) for text in kjv.texts)
+    assert kjv.fingerprint == fingerprint("kjv") == archives.fingerprint_texts(kjv.texts)
+    assert load_corpus("kjv", limit=2).titles == ["Genesis", "Exodus"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        (
+            "It was\r\na  dark\r\nnight.\r\n\r\n\r\nIt rained.\r\n",
+            "It was a dark night.\n\nIt rained.",
+        ),
+        (
+            "\ufeffOne long line" + " x" * 60 + ".\nTwo.\n",
+            "One long line" + " x" * 60 + ".\n\nTwo.",
+        ),
+        ("a line as long as any\nends short.\n" * 20, None),
+        ("", ""),
+    ],
+)
+def test_unwrap(raw, clean):
+    if clean is None:  # no blank lines: a short last line ends a paragraph
+        clean = "\n\n".join(["a line as long as any ends short."] * 20)
+    assert cleaning.unwrap(raw) == clean
+
+
+def test_text_files(tmp_path, story):
+    corpus = load_corpus(story)
+    assert corpus.titles == ["book0", "book1", "book2", "book3"]
+    assert corpus.fingerprint == fingerprint(story)
+    one = load_corpus(story / "book1.txt")
+    assert one.texts == corpus.texts[1:2]
+    table = pd.DataFrame({"text": ["one\n\ntwo", "three"], "author": ["a", "b"]})
+    table.to_parquet(tmp_path / "own.parquet")
+    own = load_corpus(tmp_path / "own.parquet")
+    assert own.texts == ["one\n\ntwo", "three"] and own.table["author"].tolist() == ["a", "b"]
+    assert own.fingerprint != corpus.fingerprint
+
+
+def test_bad_files(tmp_path):
+    def refused(message, error=ValueError, name="x.txt", content=b""):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(error, match=message):
+            load_corpus(tmp_path / name)
+
+    refused("x.txt is empty")
+    refused("x.txt is empty", content=b" \n\n ")
+    refused("x.txt is not UTF-8", content="café".encode("latin-1"))
+    refused("x.parquet is no parquet file", name="x.parquet", content=b"PAR1")
+    pd.DataFrame({"body": ["a"]}).to_parquet(tmp_path / "y.parquet")
+    with pytest.raises(ValueError, match="no column 'text', only body"):
+        load_corpus(tmp_path / "y.parquet")
+    pd.DataFrame({"text": ["a", " "]}).to_parquet(tmp_path / "y.parquet")
+    with pytest.raises(ValueError, match=r"y.parquet is empty in row 1"):
+        load_corpus(tmp_path / "y.parquet")
+    with pytest.raises(FileNotFoundError, match=r"no corpus, file or folder 'kvj'.*kjv"):
+        load_corpus("kvj")
+    (tmp_path / "void").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no .txt or .parquet"):
+        load_corpus(tmp_path / "void")
+    with pytest.raises(ValueError, match="at least 1"):
+        load_corpus("kjv", limit=0)
+
+
+def test_archived_table(tmp_path, monkeypatch):
+    monkeypatch.setenv("L2M_CORPORA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="L2M_CORPORA=.* has no english_novels_100.parquet"):
+        load_corpus("english-novels-100")
+    table = pd.DataFrame([["T", "A", 1900, "eng", "u", "text"]], columns=archives.COLUMNS)
+    table.to_parquet(tmp_path / "english_novels_100.parquet")
+    with pytest.raises(ValueError, match="its sha256 differs"):
+        load_corpus("english-novels-100")
+    pinned = archives.Archive(
+        "a/b", "c", archives.sha256(tmp_path / "english_novels_100.parquet"), "t"
+    )
+    monkeypatch.setitem(archives.ARCHIVES, "english-novels-100", pinned)
+    assert load_corpus("english-novels-100").texts == ["text"]
+    assert fingerprint("english-novels-100", limit=3) == "t[:3]"
+
+
+TEI_BOOK = """<TEI xmlns="http://www.tei-c.org/ns/1.0"><teiHeader><fileDesc>
+<titleStmt><title>Le Livre : édition ELTeC</title><author>Auteur, Une</author></titleStmt>
+<sourceDesc><bibl><date>1887</date></bibl></sourceDesc></fileDesc></teiHeader>
+<text><front><p>no</p></front><body><head>I</head><p>Un <hi>deux</hi>
+ trois.</p><l>Vers</l><p> </p></body></text></TEI>"""
+
+
+def zipped(files):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def test_novels_are_rebuilt_from_their_archive(monkeypatch):
+    files = {
+        "top/corpus/Woolf_Years_1937.txt": "It was\nan uncertain\nspring.\n\nThe weather\n",
+        "top/corpus/Anon_Clara_1864.txt": "Caf\xe9 au\nlait.\n\nEnd.".encode("latin-1"),
+        "top/README.md": "no novel",
+    }
+    monkeypatch.setattr(archives, "_download", lambda name: zipped(files))
+    texts = ["Café au lait.\n\nEnd.", "It was an uncertain spring.\n\nThe weather"]
+    with pytest.raises(ValueError, match="is not the pinned corpus"):
+        load_corpus("english-novels-100")
+    pinned = archives.Archive("a/b", "143e601", "-", archives.fingerprint_texts(texts))
+    monkeypatch.setitem(archives.ARCHIVES, "english-novels-100", pinned)
+    for _ in range(2):  # rebuilt, then from the cache
+        novels = load_corpus("english-novels-100")
+        assert novels.texts == texts
+        assert novels.fingerprint == pinned.texts
+        monkeypatch.setattr(archives, "_download", None)
+    assert novels.table.iloc[0, :4].tolist() == ["Clara", "Anon", 1864, "eng"]
+    assert novels.table["url"][0].endswith("/blob/143e601/corpus/Anon_Clara_1864.txt")
+
+
+def test_eltec_is_rebuilt_and_says_when_it_has_moved(monkeypatch):
+    listed = json.loads((corpora.Path(archives.__file__).parent / "eltec.json").read_text())
+    assert [len(listed[f"eltec-{code}"]) for code in ("eng", "deu", "fra")] == [88, 98, 100]
+    files = {f"ELTeC-fra-main/level1/{stem}.xml": TEI_BOOK for stem in listed["eltec-fra"]}
+    files["ELTeC-fra-main/level1/FRA99999_New.xml"] = TEI_BOOK
+    monkeypatch.setattr(archives, "_download", lambda name: zipped(files))
+    with pytest.warns(UserWarning, match="other texts than the corpus of the recorded results"):
+        french = load_corpus("eltec-fra")
+    assert len(french.table) == 100 and set(french.texts) == {"I\n\nUn deux trois.\n\nVers"}
+    assert french.table.iloc[0, :4].tolist() == ["Le Livre", "Auteur, Une", 1887, "fra"]
+    assert french.fingerprint != fingerprint("eltec-fra")
+    del files["ELTeC-fra-main/level1/FRA00101_Adam.xml"]
+    archives.write_atomic(corpora.cache_dir() / "corpora" / "eltec_fra.parquet", b"").unlink()
+    with pytest.raises(ValueError, match="no longer has FRA00101_Adam"):
+        load_corpus("eltec-fra")
+
+
+def test_no_network(monkeypatch):
+    def unreachable(*_, **__):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(archives.urllib.request, "urlopen", unreachable)
+    with pytest.raises(ConnectionError, match="L2M_CORPORA.*no route.*Without a network.*'kjv'"):
+        load_corpus("eltec-deu")
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(ConnectionError, match="'pg19'.*emozilla/pg19.*Without a network.*'kjv'"):
+        load_corpus("pg19", limit=1)
+
+
+def test_hub_corpora_stream_with_a_pinned_revision(tmp_path, monkeypatch):
+    import datasets
+
+    for name, columns in {
+        "pg19": ["short_book_title", "publication_date", "url", "text"],
+        "wikipedia": ["id", "url", "title", "text"],
+    }.items():
+        rows = [[f"{c} {i}" for c in columns[:-1]] + [f"one\ntwo {i}\n\nend"] for i in range(5)]
+        table = pd.DataFrame(rows, columns=columns)
+        if name == "pg19":
+            table["publication_date"] = 1900
+        table.to_parquet(tmp_path / f"{name}.parquet")
+    asked, real = [], datasets.load_dataset
+
+    def local(path, name=None, *, split, streaming, revision):
+        asked.append((path, name, revision))
+        assert streaming and len(revision) == 40
+        file = tmp_path / f"{path.split('/')[1]}.parquet"
+        cache = str(tmp_path / "hub")
+        return real("parquet", data_files=str(file), split=split, streaming=True, cache_dir=cache)
+
+    monkeypatch.setattr(datasets, "load_dataset", local)
+    books, articles = load_corpus("pg19", limit=3), load_corpus("wikipedia", limit=2)
+    assert [path for path, *_ in asked] == ["emozilla/pg19", "wikimedia/wikipedia"]
+    assert asked[1][1] == "20231101.en"
+    assert books.texts == [f"one two {i}\n\nend" for i in range(3)]  # hard wraps undone
+    assert books.titles[2] == "short_book_title 2"
+    assert articles.texts[1] == "one\ntwo 1\n\nend" and articles.titles[1] == "title 1"
+    assert books.fingerprint == fingerprint("pg19", limit=3) != fingerprint("pg19")
+    assert len(load_corpus("pg19").table) == 5
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(1000, np.uint16), (2**17, np.uint32)])
+def test_tokens_are_cached(story, size, dtype, monkeypatch):
+    corpus, words = load_corpus(story), Words(size)
+    tokens = corpus.tokens(words)
+    assert [len(ids) for ids in tokens] == [len(text.split()) for text in corpus.texts]
+    for ids, text in zip(tokens, corpus.texts, strict=True):
+        assert ids.dtype == dtype and ids.tolist() == words(text)["input_ids"]
+    monkeypatch.setattr(corpora.Corpus, "_encode", None)  # so it is not tokenised again
+    for again, before in zip(corpus.tokens(words), tokens, strict=True):
+        np.testing.assert_array_equal(again, before)
+
+
+def test_damaged_tokens_are_made_anew(story):
+    corpus, words = load_corpus(story), Words()
+    expected = np.concatenate(corpus.tokens(words))
+    (file,) = (corpora.cache_dir() / "tokens").glob("*.bin")
+    file.write_bytes(file.read_bytes()[:-2])
+    np.testing.assert_array_equal(np.concatenate(corpus.tokens(words)), expected)
+
+
+def test_windows(story):
+    corpus, words = load_corpus(story), Words()
+    windows = corpus.windows(words, length=50, n=20, seed=1)
+    assert windows.tokens.shape == (20, 50) and windows.tokens.dtype == np.int64
+    assert np.bincount(windows.groups).tolist() == [5, 5, 5, 5]
+    spans = set()
+    for tokens, book, start in zip(windows.tokens, windows.groups, windows.starts, strict=True):
+        text = corpus.texts[book]
+        assert start == 0 or text[start - 2 : start] == "\n\n"
+        assert tokens.tolist() == words(text[start:])["input_ids"][:50]
+        first = len(text[:start].split())
+        span = {(book, word) for word in range(first, first + 50)}
+        assert not span & spans
+        spans |= span
+    fewer = corpus.windows(words, length=50, n=7, seed=1)
+    np.testing.assert_array_equal(fewer.tokens, windows.tokens[:7])
+    other = corpus.windows(words, length=50, n=7, seed=2)
+    assert not np.array_equal(other.starts, fewer.starts)
+
+
+def test_more_windows_than_there_are(story):
+    corpus, words = load_corpus(story), Words()
+    holds = None
+    with pytest.raises(ValueError, match=r"holds (\d+) windows of 400 tokens") as caught:
+        corpus.windows(words, 400, 1000)
+    holds = int(cleaning.re.search(r"holds (\d+)", str(caught.value))[1])
+    windows = corpus.windows(words, 400, holds)  # long books give what short ones cannot
+    assert len(windows.tokens) == holds > np.ptp(windows.groups)
+    with pytest.raises(ValueError, match="holds 0 windows"):
+        corpus.windows(words, 10**6, 1)
