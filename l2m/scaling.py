@@ -127,7 +127,7 @@ def bootstrap_power_law(x, values, groups=None, n_boot=1000, seed=0, offset=Fals
     if offset:
         thetas = np.array([_solve_offset(x, m, start=best) for m in means[usable]])
     else:
-        thetas = np.array([_solve(x, m) for m in means[usable]])
+        thetas = _solve(x, means[usable].T).T
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(thetas, [tail, 100 - tail], axis=0)
     return _power_law(best, low, high)
@@ -229,7 +229,7 @@ def _checked(x, y, stderr, at_least):
 
 
 def _solve(x, y, weight=None):
-    """(log A, b) of the straight line through (log x, log y)."""
+    """(log A, b) of the straight line through (log x, log y); y may be (n,) or (n, fits)."""
     slope, intercept = np.polyfit(np.log(x), np.log(y), 1, w=weight)
     return np.array([intercept, slope])
 
