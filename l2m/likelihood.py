@@ -14,12 +14,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from l2m.packing import Layout, PackedAttention, continuation_length
+from l2m.packing import PackedAttention, compiled, continuation_length
 
 LOGITS_BYTES = 1 << 29  # of fp32 logits at a time; a copy of them may live beside
 
 
-def packed(model, windows, partners, splits, ratio, bos, layout: Layout) -> dict:
+def packed(model, windows, partners, splits, ratio, bos, attention: PackedAttention) -> dict:
     """All log-likelihoods of a batch in one packed pass.
 
     Parameters
@@ -34,14 +34,15 @@ def packed(model, windows, partners, splits, ratio, bos, layout: Layout) -> dict
 
     start = torch.full_like(windows[:, :1], bos)
     row = torch.cat([start, windows, *partners], 1)
+    layout = attention.layout
     positions = torch.as_tensor(layout.positions, device=row.device)[None]
-    with PackedAttention(model, layout):
+    with attention.installed(model):
         hidden = hidden_states(model, row[:, layout.inputs], position_ids=positions)
     values = log_likelihood(model, hidden[:, layout.sources], row[:, layout.targets])
     return {key: values[:, where] for key, where in layout.outputs.items()}
 
 
-def prefix(model, windows, partners, splits, ratio, bos, layout=None) -> dict:
+def prefix(model, windows, partners, splits, ratio, bos, attention=None) -> dict:
     """The same, feeding the window piece by piece and copying the model's cache at each split."""
     import torch
 
@@ -67,7 +68,7 @@ def prefix(model, windows, partners, splits, ratio, bos, layout=None) -> dict:
     return out
 
 
-def whole(model, windows, partners, splits, ratio, bos, layout=None) -> dict:
+def whole(model, windows, partners, splits, ratio, bos, attention=None) -> dict:
     """The same, every sequence from its beginning (no longer than needed)."""
     import torch
 
@@ -110,15 +111,20 @@ def log_likelihood(model, hidden, targets):
     """log q(target | hidden) (b, t): a float32 tensor, nats; logits in chunks, softmax in fp32."""
     import torch
 
-    flat, wanted = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
     head = model.get_output_embeddings()
+    flat = hidden.reshape(-1, hidden.shape[-1]).to(head.weight.device)  # of a sharded model
+    wanted = targets.reshape(-1).to(flat.device)
     chunk = max(1, LOGITS_BYTES // (4 * head.weight.shape[0]))
     out = torch.empty(len(flat), dtype=torch.float32, device=flat.device)
+    pick = compiled(_pick) if flat.is_cuda else _pick
     for i in range(0, len(flat), chunk):
         logits = _logits(model, head, flat[i : i + chunk])
-        chosen = logits.gather(1, wanted[i : i + chunk, None])[:, 0]
-        out[i : i + chunk] = chosen - logits.logsumexp(1)
+        out[i : i + chunk] = pick(logits, wanted[i : i + chunk])
     return out.view(targets.shape)
+
+
+def _pick(logits, wanted):
+    return logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(1)
 
 
 def _logits(model, head, hidden):
@@ -126,7 +132,8 @@ def _logits(model, head, hidden):
     import torch
 
     reduced = hidden.dtype in (torch.bfloat16, torch.float16)
-    if hidden.is_cuda and reduced and head.bias is None:
+    whole = not hasattr(head.weight, "to_local")  # no tensor-parallel part
+    if hidden.is_cuda and reduced and whole and head.bias is None:
         # fp32 out of the matrix units: logits rounded to bf16 would be off by up to 0.06 nats
         logits = torch.mm(hidden, head.weight.T, out_dtype=torch.float32)
     else:

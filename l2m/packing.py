@@ -8,10 +8,13 @@ the *trunk* BOS, w₁ … w_{T−1} stands once, and each split adds two short *
 
 For attention this is exact: keys and values of a position depend on what it sees and on its
 position number, and both are the same as in the whole sequence. Tokens a window:
-T + 2 Σ_ℓ ((r−1)ℓ − 1), that is 6,120 instead of 40,983 for T = 2048, r = 2, ℓ = 2 … 1024.
+T + 2 Σ_ℓ (r−1)ℓ, that is 6,140 instead of 40,983 for T = 2048, r = 2, ℓ = 2 … 1024.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from types import MethodType
 
 import numpy as np
 
@@ -57,7 +60,7 @@ def layout(length: int, splits, ratio: int, partners: int = 1) -> Layout:
     branches = [Branch(0, length, 0)]
     outputs = {("joint",): slice(0, length)}
     start, done = length, length
-    for split in splits:
+    for split in sorted(splits, reverse=True):  # long branches first: they start on whole blocks
         m = continuation_length(length, split, ratio)
         kinds = [("marginal", split)] + [("shuffled", split, k) for k in range(partners)]
         for kind in kinds:
@@ -65,14 +68,13 @@ def layout(length: int, splits, ratio: int, partners: int = 1) -> Layout:
             seen = 1 + split if shuffled else 1
             first = 1 + split + (length * (1 + kind[2]) if shuffled else 0)
             tokens = np.arange(first, first + m)
-            inputs.append(tokens[:-1])
-            positions.append(np.arange(seen, seen + m - 1))
+            inputs.append(tokens)  # the last is not needed, but whole blocks are faster
+            positions.append(np.arange(seen, seen + m))
             sources.append(np.r_[seen - 1, start : start + m - 1])
             targets.append(tokens)
             outputs[kind] = slice(done, done + m)
-            if m > 1:
-                branches.append(Branch(start, start + m - 1, seen))
-            start, done = start + m - 1, done + m
+            branches.append(Branch(start, start + m, seen))
+            start, done = start + m, done + m
     joined = [np.concatenate(parts) for parts in (inputs, positions, sources, targets)]
     return Layout(*joined, tuple(branches), outputs)
 
@@ -87,26 +89,35 @@ class PackedAttention:
 
     On a GPU, FlexAttention with a block mask; elsewhere one ordinary attention a branch, which
     spends nothing on the masked blocks. Sliding windows count positions, not packed indices, so
-    they stay exact. Register it, run the model, restore: `with PackedAttention(model, layout):`.
+    they stay exact.
     """
 
-    def __init__(self, model, layout: Layout):
+    def __init__(self, layout: Layout):
         import torch
+        from torch.nn.attention.flex_attention import flex_attention
 
-        self.model, self.layout = model, layout
+        self.flex_attention = compiled(flex_attention)
+        self.layout = layout
         self.positions = torch.as_tensor(layout.positions)
         self.masks = {}
 
-    def __enter__(self):
+    @contextmanager
+    def installed(self, model):
+        """Let `model` attend this way inside the `with`; on a GPU its layers are compiled."""
         from transformers import AttentionInterface
 
         AttentionInterface.register(ATTENTION, self)
-        self.previous = self.model.config._attn_implementation
-        self.model.set_attn_implementation(ATTENTION)
-        return self
-
-    def __exit__(self, *_):
-        self.model.set_attn_implementation(self.previous)
+        previous = model.config._attn_implementation
+        model.set_attn_implementation(ATTENTION)
+        layers = _layers(model) if model.device.type == "cuda" else []
+        for layer in layers:  # for the time of the pass: other lengths would compile anew
+            layer.forward = MethodType(compiled(type(layer).forward), layer)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                del layer.forward
+            model.set_attn_implementation(previous)
 
     def __call__(self, module, query, key, value, mask, scaling=None, **options):
         for name in ("softcap", "s_aux", "position_bias", "alibi"):
@@ -147,29 +158,31 @@ class PackedAttention:
         from torch.nn.attention.flex_attention import create_block_mask
 
         size = self.layout.length
-        branch = torch.zeros(size, dtype=torch.int32, device=device)
+        start = torch.zeros(size, dtype=torch.int32, device=device)
         seen = torch.zeros(size, dtype=torch.int32, device=device)
-        for number, run in enumerate(self.layout.branches):
-            branch[run.start : run.stop] = number
+        for run in self.layout.branches:
+            start[run.start : run.stop] = run.start
             seen[run.start : run.stop] = run.seen
         position = self.positions.to(device)
 
         def visible(b, h, q, k):
-            own = (branch[q] == branch[k]) & (q >= k)
-            return (own | (k < seen[q])) & _sees(position[q], position[k], window)
+            allowed = ((k >= start[q]) & (k <= q)) | (k < seen[q])
+            # without a window positions add nothing, and reading them costs
+            return allowed if window is None else allowed & _sees(position[q], position[k], window)
 
         return create_block_mask(visible, None, None, size, size, device=device, _compile=True)
 
     def _flex(self, query, key, value, scaling, window):
-        if window not in self.masks:
-            self.masks[window] = self.block_mask(window, query.device)
-        return _flex_attention()(
+        if (window, query.device) not in self.masks:
+            self.masks[window, query.device] = self.block_mask(window, query.device)
+        return self.flex_attention(
             query,
             key,
             value,
-            block_mask=self.masks[window],
+            block_mask=self.masks[window, query.device],
             scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
+            kernel_options={"BLOCK_M": 64, "BLOCK_N": 64},  # 2.5 times the default's speed
         )
 
 
@@ -179,14 +192,21 @@ def _sees(query_position, key_position, window):
     return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
 
 
-_compiled = None
+@cache
+def packed_attention(length, splits: tuple, ratio, partners) -> PackedAttention:
+    """The attention of a layout; kept, since what is compiled for it is worth keeping."""
+    return PackedAttention(layout(length, splits, ratio, partners))
 
 
-def _flex_attention():
-    global _compiled
-    if _compiled is None:
-        import torch
-        from torch.nn.attention.flex_attention import flex_attention
+@cache
+def compiled(function):
+    """The function compiled for fixed shapes: one for all who ask, so that it compiles once."""
+    import torch
 
-        _compiled = torch.compile(flex_attention, dynamic=False)
-    return _compiled
+    return torch.compile(function, dynamic=False)
+
+
+def _layers(model):
+    """The repeated layers of a model, by the class names that transformers gives them."""
+    names = set(model._no_split_modules or ())
+    return [module for module in model.modules() if type(module).__name__ in names]

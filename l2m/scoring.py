@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from l2m import likelihood
-from l2m.packing import continuation_length, layout
+from l2m.packing import continuation_length, packed_attention
 
 TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "bfloat16": 0.05, "float16": 0.01}  # nats a token
 
@@ -157,19 +157,20 @@ def score(
     bos = _bos(model, bos_token_id)
     n, length = windows.shape
     device = model.get_input_embeddings().weight.device
-    plan = layout(length, splits, ratio, len(np.atleast_2d(partners)))
+    attention = packed_attention(length, tuple(splits), ratio, len(np.atleast_2d(partners)))
+    packed_length = attention.layout.length
     if batch_size is None:
-        batch_size = max(1, (1 << (17 if device.type == "cuda" else 13)) // plan.length)
+        batch_size = max(1, (1 << (17 if device.type == "cuda" else 13)) // packed_length)
     tokens = torch.as_tensor(windows)
 
     def batch(way, rows):
         own = tokens[rows].to(device)
         others = torch.stack([tokens[row[rows]] for row in np.atleast_2d(partners)]).to(device)
         try:
-            values = way(model, own, others, splits, ratio, bos, layout=plan)
+            values = way(model, own, others, splits, ratio, bos, attention)
         except torch.OutOfMemoryError as error:
             raise RuntimeError(
-                f"{len(rows)} windows of {plan.length} packed tokens do not fit the GPU's memory: "
+                f"{len(rows)} windows of {packed_length} packed tokens exceed the GPU's memory: "
                 f"pass batch_size={max(1, len(rows) // 2)}"
             ) from error
         return values, own, others
@@ -194,7 +195,9 @@ def score(
                     values, *_ = batch(way, rows[i : i + batch_size])
                     parts.append({key: x.float().cpu().numpy() for key, x in values.items()})
                     bar.update(len(rows[i : i + batch_size]))
-                shards.write(rows, {key: np.concatenate([p[key] for p in parts]) for key in parts[0]})
+                shards.write(
+                    rows, {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
+                )
             bar.close()
             values = shards.merged()
     shuffled = {
@@ -238,7 +241,7 @@ def _exact_way(model, method, batch, rows, bos):
         if way is not ways[-1]:
             warnings.warn(f"{way.__name__} scoring {problem}; trying another way", stacklevel=3)
     raise RuntimeError(
-        f"{way.__name__} scoring of {type(model).__name__} {problem} (at most {tolerance} allowed): "
+        f"{way.__name__} scoring of {type(model).__name__} {problem}, more than {tolerance}: "
         "pass method='auto' to let another way be tried, or report this model family"
     )
 

@@ -1,4 +1,4 @@
-"""Scores on disk while they are made: sharded parquet that survives a kill and finds its own damage.
+"""Scores on disk while they are made: sharded parquet that survives a kill and finds damage.
 
 A shard is written under a temporary name and renamed to `shard-00012-<sha256>.parquet`, so a file
 that is there is complete, and its name says what must be in it. `manifest.json` says what the
@@ -43,7 +43,9 @@ class Shards:
         try:
             self.lock.acquire()
         except Timeout:
-            raise RuntimeError(f"another run is using {self.folder}: wait, or name another") from None
+            raise RuntimeError(
+                f"another run is using {self.folder}: wait, or name another"
+            ) from None
         try:
             self._open()
         except BaseException:
@@ -142,7 +144,12 @@ def _manifest(model, settings, size):
         else value
         for key, value in settings.items()
     }
-    return {**out, "shape": list(settings["windows"].shape), "model": model_hash(model), "size": size}
+    return {
+        **out,
+        "shape": list(settings["windows"].shape),
+        "model": model_hash(model),
+        "size": size,
+    }
 
 
 def _read(file):

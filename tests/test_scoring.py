@@ -5,12 +5,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from l2m import likelihood
-from l2m.packing import layout
-from l2m.scoring import partner_permutation, powers_of_two, score, score_whole
+from l2m.scoring import score, score_whole
 
 VOCABULARY = 97
 SMALL = {
@@ -35,7 +31,17 @@ FAMILIES = {  # model type: (sizes, the best exact way)
     "granite": ({**ROTARY, "logits_scaling": 3.0}, "packed"),
     "bloom": ({**SMALL, "n_layer": 2, "n_head": 4}, "prefix"),  # ALiBi
     "mamba": ({**MAMBA, "bos_token_id": 0, "time_step_rank": 4}, None),
-    "mamba2": ({**MAMBA, "num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 8, "bos_token_id": 0}, None),
+    "mamba2": (
+        {
+            **MAMBA,
+            "num_heads": 4,
+            "head_dim": 16,
+            "n_groups": 1,
+            "chunk_size": 8,
+            "bos_token_id": 0,
+        },
+        None,
+    ),
     "jamba": (
         {
             **ROTARY,

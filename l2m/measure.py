@@ -1,0 +1,176 @@
+"""Measure the bipartite mutual information of a corpus under a language model, from end to end.
+
+    python -m l2m.measure mine --corpus my_books/ --model Qwen/Qwen3-0.6B-Base --windows 500
+    torchrun --nproc-per-node=2 -m l2m.measure mine --corpus english-novels-100
+
+Corpus → windows → scores (kept in the cache folder, so that a killed run goes on) → two tables:
+`window_terms`, from which every estimate and interval follows, and the loss by position.
+"""
+
+import argparse
+import hashlib
+import inspect
+import json
+import os
+import time
+
+import numpy as np
+import pandas as pd
+
+from l2m import models
+from l2m.bipartite import clustered_stderr, window_terms
+from l2m.corpora import fingerprint, load_corpus
+from l2m.results import cache_dir, recorded
+
+
+def measure(
+    name: str,
+    corpus: str = "english-novels-100",
+    model: str = models.EMBEDDED,
+    length: int = 2048,
+    windows: int = 1000,
+    ratio: int = 2,
+    largest_split: int = 0,
+    partners: int = 1,
+    bos: int = -1,
+    dtype: str = "bfloat16",
+    seed: int = 0,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score windows of a corpus, or read what was recorded under `name` for these parameters.
+
+    Parameters
+    ----------
+    name : of the two results, "<name>" and "<name>-positions" (see `l2m.results.recorded`).
+    corpus, model : names or paths (`l2m.corpora.load_corpus`, `l2m.models.load_model`).
+    length : T, tokens a window; `windows` : how many, from as many books as possible.
+    ratio : the largest r = L/ℓ; continuations are cut at the window's end.
+    largest_split : the largest of the splits 2, 4, 8, …; 0 for T/2.
+    partners : windows whose continuation each window borrows for vCLUB.
+    bos : token id that every sequence starts with; -1 for the model's own.
+    dtype : of the model's arithmetic; probabilities are fp32 always.
+
+    Returns
+    -------
+    terms : `l2m.bipartite.window_terms`.
+    positions : DataFrame `position, nll, stderr` (nats; standard error of books).
+
+    Raises
+    ------
+    MissingResult
+        If it is not recorded, and corpus, model or device are missing here.
+    """
+    params = {
+        "corpus": corpus,
+        "corpus_sha256": fingerprint(corpus),
+        "model": model,
+        "model_sha256": models.fingerprint(model),
+        **{"length": length, "windows": windows, "ratio": ratio, "largest_split": largest_split},
+        **{"partners": partners, "bos": bos, "dtype": dtype, "seed": seed},
+    }
+    flags = [
+        f"--{key.replace('_', '-')} {params[key]}"
+        for key, option in inspect.signature(measure).parameters.items()
+        if key != "name" and params[key] != option.default
+    ]
+    command = " ".join(["python -m l2m.measure", name, *flags])
+    kept = {}
+
+    def scored():
+        if not kept:
+            kept["scores"], kept["attrs"] = _score(params)
+        return kept["scores"]
+
+    def terms():
+        table = window_terms(scored())
+        table.attrs = kept["attrs"]
+        return table
+
+    def positions():
+        nll = -scored().joint.astype(np.float64)
+        stderr = clustered_stderr(nll, scored().groups)
+        position = np.arange(1, length + 1)
+        table = pd.DataFrame({"position": position, "nll": nll.mean(0), "stderr": stderr})
+        table.attrs = kept["attrs"]
+        return table
+
+    return (
+        recorded(name, params, terms, command=command),
+        recorded(f"{name}-positions", params, positions, command=command),
+    )
+
+
+def _score(params):
+    """Scores of these parameters, and what the provenance says of the run."""
+    from l2m.scoring import powers_of_two, score
+
+    model = models.load_model(params["model"], params["dtype"], device=_device())
+    sample = load_corpus(params["corpus"]).windows(
+        models.load_tokenizer(params["model"]), params["length"], params["windows"], params["seed"]
+    )
+    largest = params["largest_split"] or params["length"] // 2
+    key = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:16]
+    start = time.perf_counter()
+    scores = score(
+        model,
+        sample.tokens,
+        [split for split in powers_of_two(params["length"]) if split <= largest],
+        params["ratio"],
+        bos_token_id=None if params["bos"] < 0 else params["bos"],
+        groups=sample.groups,
+        n_partners=params["partners"],
+        seed=params["seed"],
+        folder=cache_dir() / "scores" / f"{key}-{model.device.type}",
+    )
+    seconds = time.perf_counter() - start
+    attrs = {"device": _device_name(model), "tokens": int(sample.tokens.size), "seconds": seconds}
+    return scores, attrs
+
+
+def _device():
+    """The GPU of this process under torchrun, else None for the default."""
+    import torch
+
+    rank = os.environ.get("LOCAL_RANK")
+    return f"cuda:{rank}" if rank is not None and torch.cuda.is_available() else None
+
+
+def _device_name(model):
+    import torch
+
+    if model.device.type == "cuda":
+        return torch.cuda.get_device_name(model.device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def main(arguments=None):
+    """Command line: the parameters of `measure`, and a table of I_BP(L) at the end."""
+    from l2m.bipartite import bipartite_mi
+
+    parser = argparse.ArgumentParser(
+        prog="python -m l2m.measure", description=measure.__doc__.split("\n")[0]
+    )
+    for key, option in inspect.signature(measure).parameters.items():
+        if option.default is option.empty:
+            parser.add_argument(key, help="name of the result, <folder>/<name> or <name>")
+        else:
+            parser.add_argument(
+                f"--{key.replace('_', '-')}", type=option.annotation, default=option.default
+            )
+    parser.add_argument("--record", action="store_true", help="write to results/, not the cache")
+    options = vars(parser.parse_args(arguments))
+    if options.pop("record"):
+        os.environ["L2M_RECORD"] = "1"
+    if "/" not in options["name"]:
+        options["name"] = f"measured/{options['name']}"
+    terms, _ = measure(**options)
+    if int(os.environ.get("RANK", 0)) == 0:
+        for estimator in ("direct", "vclub"):
+            print(
+                estimator,
+                bipartite_mi(terms, estimator, ratio=2).round(3).to_string(index=False),
+                sep="\n",
+            )
+
+
+if __name__ == "__main__":
+    main()
