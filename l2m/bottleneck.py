@@ -1,0 +1,198 @@
+"""Recurrent models whose whole memory is d scalars of b bits: Theorem 5.2, put to the test.
+
+A model reads token x_t with the state z_t, both of which it may use to predict x_{t+1}, and writes
+the next state; z_ℓ is thus a function of x_{1:ℓ−1}, as in Definition 5.1. Its scalars take one of
+2^b values each, so that it carries at most d·b·log 2 nats, and with the last token
+I_BP^q ≤ d·b·log 2 + log M. The position is given for free: it says nothing of the past.
+
+What of the mutual information such a model captures is measured against sources that are known
+exactly (`l2m.sources`): I_BP minus its Kullback-Leibler divergence, which data processing keeps
+below I(z_ℓ, x_ℓ ; Y), and so below the bound, whatever the model.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy.special import xlogy
+
+
+class EchoSource:
+    """K independent, uniform tokens, then the same K again, each one wrong with some probability.
+
+    What X says of Y grows with every token of X: a source that asks for K tokens' worth of memory,
+    and whose Y has no structure of its own. Not stationary; windows start at position 0.
+
+    Parameters
+    ----------
+    vocab_size, size : int
+        M >= 2 and K >= 1.
+    noise : float
+        In [0, 1 − 1/M]: the probability that an echo is not its original, but another token.
+    """
+
+    def __init__(self, vocab_size, size, noise=0.0):
+        if vocab_size < 2 or size < 1 or not 0 <= noise <= 1 - 1 / vocab_size:
+            raise ValueError("An echo needs vocab_size >= 2, size >= 1 and noise in [0, 1 − 1/M].")
+        self.vocab_size, self.size, self.noise = vocab_size, size, noise
+        wrong = xlogy(noise, noise) - noise * np.log(vocab_size - 1)
+        self.token_mi = float(np.log(vocab_size) + xlogy(1 - noise, 1 - noise) + wrong)
+
+    def sample(self, n, length, rng):
+        """n windows of 2K tokens, int64 (n, 2K)."""
+        if length != 2 * self.size:
+            raise ValueError(f"length must be 2·size = {2 * self.size}, not {length}.")
+        first = rng.integers(self.vocab_size, size=(n, self.size))
+        shift = rng.integers(1, self.vocab_size, size=first.shape)
+        echo = (first + shift * (rng.random(first.shape) < self.noise)) % self.vocab_size
+        return np.hstack([first, echo])
+
+    def log_prob(self, tokens):
+        """Per-token log-likelihoods (n, 2K) of whole windows."""
+        first, echo = np.split(np.asarray(tokens), 2, axis=1)
+        with np.errstate(divide="ignore"):
+            right, wrong = np.log([1 - self.noise, self.noise / (self.vocab_size - 1)])
+        fresh = np.full(first.shape, -np.log(self.vocab_size))
+        return np.hstack([fresh, np.where(first == echo, right, wrong)])
+
+    def bipartite_mi(self, split, length):
+        """I_BP(ℓ; 2K), exact: of every token with its original and echo on different sides."""
+        return min(split, length - split) * self.token_mi
+
+
+def build_bottlenecks(vocab_size, length, dims, bits=1, seed=0):
+    """Build one gated recurrent model per entry of `dims`, run side by side as one batch.
+
+    Parameters
+    ----------
+    vocab_size, length : int
+        M, and L, the number of positions.
+    dims : list of int
+        d of every model, 0 allowed.
+    bits : int
+        b, of each scalar.
+    seed : int
+        Of the weights.
+
+    Returns
+    -------
+    torch.nn.Module
+        ``model(tokens, start=0)`` maps (n, T) int64 to log q(x_{t+1} | x_{1:t}) for t >= start,
+        counted from 0: (models, n, T − start, M).
+    """
+    import torch
+    from torch import nn
+
+    class Bottlenecks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            generator = torch.Generator().manual_seed(seed)
+            m, d = len(dims), max(max(dims), 1)
+
+            def weight(rows, columns, scale):
+                return nn.Parameter(torch.randn(m, rows, columns, generator=generator) * scale)
+
+            # What a token at its position asks to be written and says of the next; how the state
+            # acts on both. Positions have weights of their own.
+            self.token_write = weight(length * vocab_size, 2 * d, 1.0)
+            self.state_write = weight(d, 2 * d, 0.1)
+            self.token_read = weight(length * vocab_size, vocab_size, 0.1)
+            self.state_read = weight(length * d, vocab_size, d**-0.5)
+            self.register_buffer("own", torch.arange(d) < torch.tensor(dims)[:, None, None])
+
+        def forward(self, tokens, start=0):
+            d = self.own.shape[-1]
+            z = torch.zeros(len(dims), len(tokens), d)
+            log_q = []
+            for t in range(tokens.shape[1]):
+                at = t * vocab_size + tokens[:, t]
+                if t >= start:
+                    seen = self.token_read[:, at] + z @ self.state_read[:, t * d : (t + 1) * d]
+                    log_q.append(torch.log_softmax(seen, dim=-1))
+                gate, value = (self.token_write[:, at] + z @ self.state_write).chunk(2, dim=-1)
+                gate = torch.sigmoid(gate)
+                z = quantise((1 - gate) * z + gate * torch.tanh(value), bits) * self.own
+            return torch.stack(log_q, dim=2)
+
+    return Bottlenecks()
+
+
+def quantise(z, bits):
+    """Round values in [−1, 1] to 2^bits evenly spaced ones; gradients pass straight through."""
+    steps = 2**bits - 1
+    rounded = ((z.clamp(-1, 1) + 1) / 2 * steps).round() / steps * 2 - 1
+    return z + (rounded - z).detach()
+
+
+def captured_mi(model, source, split, length, n, rng):
+    """Return how much of I_BP(split; length) each model captures, and its standard error.
+
+    Captured is I_BP − E[log p(Y|X) − log q(Y|X)], in nats; the expectation over `n` windows.
+
+    Returns
+    -------
+    captured, stderr : arrays (models,)
+    """
+    import torch
+
+    windows = source.sample(n, length, rng)
+    with torch.inference_mode():
+        log_q = _log_prob(model, torch.as_tensor(windows), split).numpy().astype(float)
+    gap = source.log_prob(windows)[:, split:].sum(axis=1) - log_q
+    captured = source.bipartite_mi(split, length) - gap.mean(axis=1)
+    return captured, gap.std(axis=1) / np.sqrt(n)
+
+
+def train_bottlenecks(
+    source, split, length, dims, bits=1, *, steps=1500, batch=128, lr=3e-2, seed=0
+):
+    """Train models with states of `dims` scalars to predict Y from X; measure what they capture.
+
+    Parameters
+    ----------
+    source : object
+        Of `l2m.sources`, with ``vocab_size``, ``sample``, ``log_prob`` and ``bipartite_mi``.
+    split, length : int
+        ℓ and L; X is the first ℓ tokens, Y the other L − ℓ.
+    dims, bits, seed
+        See `build_bottlenecks`; the seed also makes the training windows.
+    steps, batch, lr : int, int, float
+        Adam with a cosine schedule, fresh windows every step.
+
+    Returns
+    -------
+    DataFrame
+        ``dim, bits, captured, stderr, mi, bound``, in nats; a row a model.
+    """
+    import torch
+
+    rng = np.random.default_rng(seed)
+    model = build_bottlenecks(source.vocab_size, length, dims, bits, seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        tokens = torch.as_tensor(source.sample(batch, length, rng))
+        loss = -_log_prob(model, tokens, split).mean(dim=1).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), float(len(dims)))
+        optimizer.step()
+        schedule.step()
+    captured, stderr = captured_mi(
+        model, source, split, length, 4096, np.random.default_rng(~seed % 2**32)
+    )
+    return pd.DataFrame(
+        {
+            "dim": dims,
+            "bits": bits,
+            "captured": captured,
+            "stderr": stderr,
+            "mi": source.bipartite_mi(split, length),
+            "bound": np.array(dims) * bits * np.log(2) + np.log(source.vocab_size),
+        }
+    )
+
+
+def _log_prob(model, tokens, split):
+    """Return log q(Y|X) of every window and model, (models, n)."""
+    log_q = model(tokens[:, :-1], start=split - 1)
+    target = tokens[None, :, split:, None].expand(len(log_q), -1, -1, -1)
+    return log_q.gather(-1, target).squeeze(-1).sum(dim=-1)
