@@ -12,13 +12,13 @@ from a Zipf law over as many types. What is timed, at distance 16 unless all dis
 4. on a GPU, the bytes that the steps of the count move, against a plain copy on the same card.
 
 PG19 on paper: 3.0 G tokens below 2^16 are 6 GB of disk, read through a memory map, and 6 GB of
-memory for the shuffled copy. A part of 2^27 keys is 0.5 GB; there are 23 of them, each of which reads
-all tokens once, so a machine with 16 GB to spare takes fewer and larger parts. A distance costs what
-is printed below a token, times 3.0 G: minutes on two cores, seconds on a GPU; 13 distances with the
-null are 26 of these. Parts, distances and nulls are independent of each other, and the answer of each
-is a few thousand numbers, so any engine that maps a function over a list (an array job, Ray, Spark,
-`multiprocessing`) spreads `pair_counts` over ranges of first tokens; what the parts return is
-concatenated.
+memory for the shuffled copy. A part of 2^27 keys is 0.5 GB; there are 23 of them, each of which
+reads all tokens once, so a machine with 16 GB to spare takes fewer and larger parts. A distance
+costs what is printed below a token, times 3.0 G: minutes on two cores, seconds on a GPU; 13
+distances with the null are 26 of these. Parts, distances and nulls are independent of each other,
+and the answer of each is a few thousand numbers, so any engine that maps a function over a list
+(an array job, Ray, Spark, `multiprocessing`) spreads `pair_counts` over ranges of first tokens;
+what the parts return is concatenated.
 """
 
 import argparse
