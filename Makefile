@@ -15,7 +15,7 @@ book: $(READY)
 	$(RUN) -m l2m book
 
 test: $(READY)
-	$(RUN) -m pytest -n 2
+	$(RUN) -m pytest -n 2 --dist worksteal
 
 check: $(READY)
 	$(RUN) -m ruff check .

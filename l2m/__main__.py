@@ -21,6 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (ChapterError, ParameterError) as error:
         print(f"l2m: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        cure = "pip install --editable '.[book]' (or make book) installs what chapters need"
+        print(f"l2m: {error}; {cure}.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nl2m: stopped; what was there before is untouched.", file=sys.stderr)
         return 130
