@@ -119,18 +119,16 @@ class Corpus:
             If the corpus does not hold `n` such windows; the message says how many it does.
         """
         rng = np.random.default_rng(seed)
-        books = [_BookWindows(text, length, tokenizer, rng) for text in self.texts]
+        books = [_Paragraphs(text, rng) for text in self.texts]
         picked: list[tuple[int, int, list[int]]] = []
         alive = list(range(len(books)))
         while len(picked) < n and alive:
-            for book in rng.permutation(alive).tolist():
-                if len(picked) == n:
-                    break
-                found = books[book].next()
-                if found is None:
-                    alive.remove(book)
-                else:
-                    picked.append((book, *found))
+            order = rng.permutation(alive).tolist()
+            while order and len(picked) < n:
+                some, order = order[: n - len(picked)], order[n - len(picked) :]
+                found = _one_each(books, some, length, tokenizer)
+                picked += [(book, *found[book]) for book in some if found[book] is not None]
+                alive = [book for book in alive if found.get(book, ()) is not None]
         if len(picked) < n:
             raise ValueError(
                 f"{self.name} holds {len(picked)} windows of {length} tokens that start at a "
@@ -140,43 +138,69 @@ class Corpus:
         return Windows(np.array(tokens, np.int64), np.array(groups), np.array(starts))
 
 
-class _BookWindows:
-    """The windows of one book, drawn one by one."""
+class _Paragraphs:
+    """The paragraphs of one book in random order, and what windows have taken of it."""
 
-    def __init__(self, text: str, length: int, tokenizer, rng: np.random.Generator):
-        self.text, self.length, self.tokenizer = text, length, tokenizer
+    def __init__(self, text: str, rng: np.random.Generator):
+        self.text = text
         starts = [0, *(match.end() for match in re.finditer(r"\n{2,}", text))]
         self.starts = rng.permutation(starts).tolist()
         self.taken: list[tuple[int, int]] = []
 
-    def next(self) -> tuple[int, list[int]] | None:
-        """First character and token ids of a further window, None if the book has no more."""
+    def next(self) -> int | None:
+        """First character of a paragraph that no window covers, None if there is no more."""
         while self.starts:
             start = self.starts.pop()
-            if any(first <= start < last for first, last in self.taken):
-                continue
-            ids, end = self._encode(start)
-            if ids and not any(start < last and first < end for first, last in self.taken):
-                self.taken.append((start, end))
-                return start, ids
+            if not any(first <= start < last for first, last in self.taken):
+                return start
         return None
 
-    def _encode(self, start: int) -> tuple[list[int], int]:
-        """`length` tokens from a character on, and the character at which they end."""
-        spare = 16  # the last tokens of a cut text may be cut as well
-        size = 8 * (self.length + spare)
-        while True:
-            piece = self.text[start : start + size]
-            out = self.tokenizer(
-                piece, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-            )
-            whole = start + size >= len(self.text)
-            if len(out["input_ids"]) >= self.length + (0 if whole else spare):
-                end = start + out["offset_mapping"][self.length - 1][1]
-                return out["input_ids"][: self.length], end
-            if whole:
-                return [], len(self.text)
-            size *= 2
+    def take(self, start: int, end: int) -> bool:
+        """Take these characters, unless a window has some of them."""
+        free = not any(start < last and first < end for first, last in self.taken)
+        if free:
+            self.taken.append((start, end))
+        return free
+
+
+def _one_each(books: list[_Paragraphs], order: list[int], length: int, tokenizer) -> dict:
+    """One further window of each book of `order`: (first character, ids), None if it has no more.
+
+    All books at once, since a fast tokenizer encodes a batch on all cores.
+    """
+    found: dict[int, tuple[int, list[int]] | None] = {}
+    while missing := [book for book in order if book not in found]:
+        starts = {book: books[book].next() for book in missing}
+        found |= {book: None for book, start in starts.items() if start is None}
+        asked = [book for book in missing if starts[book] is not None]
+        texts = [books[book].text for book in asked]
+        encoded = _first_tokens(texts, [starts[book] for book in asked], length, tokenizer)
+        for book, (ids, end) in zip(asked, encoded, strict=True):
+            if ids and books[book].take(starts[book], end):
+                found[book] = (starts[book], ids)
+    return found
+
+
+def _first_tokens(texts: list[str], starts: list[int], length: int, tokenizer) -> list:
+    """The first `length` tokens of each text from a character on, and the character they end at.
+
+    No tokens for a text that has too few.
+    """
+    spare = 16  # the last tokens of a cut text may be cut as well
+    out: list = [None] * len(texts)
+    size = 5 * (length + spare)
+    while todo := [i for i, done in enumerate(out) if done is None]:
+        pieces = [texts[i][starts[i] : starts[i] + size] for i in todo]
+        batch = tokenizer(pieces, add_special_tokens=False, verbose=False)
+        for row, i in enumerate(todo):
+            ids = batch["input_ids"][row]
+            whole = starts[i] + size >= len(texts[i])
+            if len(ids) >= length + (0 if whole else spare):
+                out[i] = ids[:length], starts[i] + batch.token_to_chars(row, length - 1).end
+            elif whole:
+                out[i] = [], len(texts[i])
+        size *= 2
+    return out
 
 
 def load_corpus(name_or_path: str | Path, limit: int | None = None) -> Corpus:

@@ -161,9 +161,13 @@ def score(
     packed_length = attention.layout.length
     if batch_size is None:
         batch_size = max(1, (1 << (17 if device.type == "cuda" else 13)) // packed_length)
+    batch_size = min(batch_size, n)
     tokens = torch.as_tensor(windows)
 
     def batch(way, rows):
+        wanted = len(rows)
+        if device.type == "cuda":  # one shape for all batches, so that layers compile once
+            rows = np.resize(rows, batch_size)
         own = tokens[rows].to(device)
         others = torch.stack([tokens[row[rows]] for row in np.atleast_2d(partners)]).to(device)
         try:
@@ -173,7 +177,8 @@ def score(
                 f"{len(rows)} windows of {packed_length} packed tokens exceed the GPU's memory: "
                 f"pass batch_size={max(1, len(rows) // 2)}"
             ) from error
-        return values, own, others
+        values = {key: x[:wanted] for key, x in values.items()}
+        return values, own[:wanted], others[:, :wanted]
 
     with torch.inference_mode():
         way = _exact_way(model, method, batch, np.arange(min(check, batch_size, n)), bos)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import types
 import urllib.error
 import zipfile
 
@@ -25,12 +26,24 @@ class Words:
     def get_vocab(self):
         return {"size": self.size}
 
-    def __call__(self, text, return_offsets_mapping=False, **_):
-        if isinstance(text, list):
-            return {"input_ids": [self(one)["input_ids"] for one in text]}
-        spans = [match.span() for match in cleaning.re.finditer(r"\S+", text)]
-        ids = [sum(text[a:b].encode()) % self.size for a, b in spans]
-        return {"input_ids": ids, "offset_mapping": spans}
+    def __call__(self, text, **_):
+        return Encoded(self.size, text)
+
+
+class Encoded(dict):
+    """What a tokenizer returns for a text, or for a list of them."""
+
+    def __init__(self, size, text):
+        texts = [text] if isinstance(text, str) else text
+        self.spans = [[m.span() for m in cleaning.re.finditer(r"\S+", one)] for one in texts]
+        ids = [
+            [sum(one[a:b].encode()) % size for a, b in spans]
+            for one, spans in zip(texts, self.spans, strict=True)
+        ]
+        self["input_ids"] = ids[0] if isinstance(text, str) else ids
+
+    def token_to_chars(self, row, token):
+        return types.SimpleNamespace(end=self.spans[row][token][1])
 
 
 @pytest.fixture(autouse=True)
