@@ -92,7 +92,9 @@ def bootstrap_power_law(x, values, groups=None, n_boot=1000, seed=0, offset=Fals
     Returns
     -------
     PowerLaw
-        The law of the mean over all n, and percentile intervals.
+        The law of the mean over all n. Intervals are Student-t with (groups − 1) degrees of freedom
+        about it, with the standard deviation of the resampled log A, b and C for a standard error:
+        with tens of books percentiles of the resamples hold the truth less often than promised.
 
     Raises
     ------
@@ -128,8 +130,11 @@ def bootstrap_power_law(x, values, groups=None, n_boot=1000, seed=0, offset=Fals
         thetas = np.array([_solve_offset(x, m, start=best) for m in means[usable]])
     else:
         thetas = _solve(x, means[usable].T).T
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(thetas, [tail, 100 - tail], axis=0)
+    spread = thetas.std(axis=0, ddof=1)
+    half = stats.t.ppf(0.5 + CONFIDENCE / 2, n_groups - 1) * spread
+    low, high = best - half, best + half
+    if offset:  # what the fit cannot choose, its interval does not hold
+        low[2], high[2] = max(low[2], 0.0), min(high[2], mean.min())
     return _power_law(best, low, high)
 
 
