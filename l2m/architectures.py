@@ -59,6 +59,9 @@ _FAMILIES = [
 ]
 FAMILIES = {name: (reads, mixes) for reads, mixes, names in _FAMILIES for name in names.split()}
 
+# Model types of other packages than transformers.
+OUTSIDE = {"log_linear_mamba2", "retnet", "gla", "delta_net", "gated_deltanet", "rwkv7"}
+
 # Layer type (older names among them) → which tokens its attention keeps, the last ones being as
 # many as the config attribute named says; and whether it holds a recurrence or convolution.
 _LAYER_TYPES = {
@@ -162,17 +165,12 @@ def decoder_config(source):
 
 def _from_dict(config: Mapping):
     kind = config.get("model_type")
-    if kind and kind not in _outside():
+    if kind and kind not in OUTSIDE:
         from transformers import CONFIG_MAPPING
 
         if kind in CONFIG_MAPPING:
             return CONFIG_MAPPING[kind].from_dict(dict(config))
     return SimpleNamespace(**config)
-
-
-def _outside():
-    """Return the model types of the table that live in other packages than transformers."""
-    return {"log_linear_mamba2", "retnet", "gla", "delta_net", "gated_deltanet", "rwkv7"}
 
 
 @cache

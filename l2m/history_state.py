@@ -105,9 +105,10 @@ class Bound:
 
     @classmethod
     def almost_orthogonal(cls, epsilon: float) -> "Bound":
-        """States told apart by direction, cosines at most `epsilon`: exp(C·dim) of them fit.
+        """States told apart by direction, cosines at most `epsilon`: at most exp(C·dim) states.
 
-        C is the bound of Kabatjanskii and Levenstein on spherical codes of angle arccos(epsilon).
+        C is the bound of Kabatjanskii and Levenstein on spherical codes of angle arccos(epsilon),
+        to leading order in dim.
         """
         if not 0 < epsilon < 1:
             raise ValueError(f"epsilon is a cosine between 0 and 1, not {epsilon!r}.")

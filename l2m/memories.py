@@ -93,7 +93,8 @@ def _conv(kernel, channels):
 
 def mamba(config):
     """Mamba: a diagonal state per channel (Gu & Dao 2023)."""
-    inner = int(read(config, "mamba_expand", "expand") * config.hidden_size)
+    expand = getattr(config, "mamba_expand", None)  # mixed models: intermediate_size is the MLP's
+    inner = int(expand * config.hidden_size) if expand else read(config, "intermediate_size")
     state = inner * read(config, "mamba_d_state", "state_size")
     return Memory("state", state, "state"), _conv(_kernel(config), inner)
 

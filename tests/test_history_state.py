@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2m.architectures import FAMILIES, architectures
+from l2m.architectures import FAMILIES, OUTSIDE, architectures
 from l2m.history_state import (
     Bound,
     HistoryState,
@@ -91,7 +91,7 @@ SPECIAL = {
     "deepseek_v4": dict(compress_rates=RATES),
     "dots1": dict(n_routed_experts=4, n_shared_experts=1, num_experts_per_tok=2),
     "falcon_h1": dict(mamba_d_ssm=64),
-    "falcon_mamba": dict(intermediate_size=128),
+    "falcon_mamba": dict(intermediate_size=96, expand=16),  # as published: not expand × hidden
     "gemma3n_text": SHARED | dict(altup_num_inputs=2, laurel_rank=4),
     "gemma4_text": SHARED | dict(global_head_dim=32),
     "gemma4_unified_text": SHARED | dict(global_head_dim=32),
@@ -113,7 +113,6 @@ SPECIAL = {
     "longcat_flash": LATENT
     | dict(num_layers=2, expert_ffn_hidden_size=32, ffn_hidden_size=64, n_routed_experts=4)
     | dict(zero_expert_num=2, moe_topk=2),
-    "mamba": dict(intermediate_size=128),
     "mamba2": dict(num_heads=8, head_dim=16, n_groups=2),
     "minicpm3": LATENT,
     "ministral": dict(head_dim=16),
@@ -185,7 +184,7 @@ def run(config, length=LENGTH, **inputs):
     return model, next((c for c in (getattr(out, n, None) for n in names) if c is not None), None)
 
 
-@pytest.mark.parametrize("model_type", sorted(FAMILIES.keys() - {"recurrent_gemma"}))
+@pytest.mark.parametrize("model_type", sorted(FAMILIES.keys() - OUTSIDE - {"recurrent_gemma"}))
 def test_count_is_that_of_the_real_cache(model_type):
     transformers = pytest.importorskip("transformers")
     if model_type not in transformers.CONFIG_MAPPING:
@@ -258,7 +257,7 @@ def test_lengths_may_be_an_array():
 
 
 LINEAR_ATTENTION = dict(num_hidden_layers=2, hidden_size=32, num_heads=4, use_short_conv=False)
-OUTSIDE = [  # packages other than transformers: the shapes of the published recurrences
+RECURRENCES = [  # packages other than transformers: the shapes of the published recurrences
     (dict(model_type="retnet", expand_k=1.0, expand_v=2.0) | LINEAR_ATTENTION, 2 * 4 * 8 * 16),
     (dict(model_type="gla", expand_k=0.5, expand_v=1) | LINEAR_ATTENTION, 2 * 4 * 4 * 8),
     (
@@ -272,7 +271,7 @@ OUTSIDE = [  # packages other than transformers: the shapes of the published rec
 
 
 @pytest.mark.parametrize(
-    ("config", "dim"), OUTSIDE, ids=lambda c: getattr(c, "get", str)("model_type")
+    ("config", "dim"), RECURRENCES, ids=lambda c: getattr(c, "get", str)("model_type")
 )
 def test_recurrences_of_other_packages(config, dim):
     assert history_state_dim(config, LENGTH) == dim
