@@ -107,6 +107,12 @@ def test_without_the_last_step_the_laws_are_exact():
             assert mi == pytest.approx(first * factor ** (layers - 1))
 
 
+def test_many_layers_stay_accurate():
+    """The logarithmic family with the paper's last step converges: gains shrink geometrically."""
+    mi = [GaussianFamily("logarithmic", k).bipartite_mi(4**k // 2) for k in (20, 40, 60)]
+    assert mi[0] < mi[1] and mi[1] == pytest.approx(mi[2], abs=2e-4)
+
+
 @settings(max_examples=15, deadline=None)
 @given(families, st.integers(0, 2**32 - 1))
 def test_conditionals_multiply_to_the_joint(family, seed):
