@@ -113,7 +113,7 @@ def _counts_numpy(documents, partners, distance, bits, low, high, size):
     for first, second in _blocks(documents, partners, distance):
         block = (first.astype(dtype) << dtype(bits)) | second
         if not everything:
-            block = block[(first >= low) & (first < high)]
+            block = block[first - first.dtype.type(low) < high - low]  # unsigned: below low is huge
         keys[filled : filled + len(block)] = block
         filled += len(block)
     keys.sort()
