@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 .PHONY: book test check lab clean
 
 book: $(READY)
-	$(RUN) -m l2m book
+	$(RUN) -m l2m book --jobs 2
 
 test: $(READY)
 	$(RUN) -m pytest -n 2 --dist worksteal

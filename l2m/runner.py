@@ -18,9 +18,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from l2m.book import MAX_BYTES, ChapterError, book_dir, notebooks_dir, read_notebook, stamp
+from l2m.book import ChapterError, book_dir, notebooks_dir, read_notebook, stamp
 from l2m.parameters import ParameterError, declared_in, find
-from l2m.results import ROOT, cache_dir, write_atomic
+from l2m.publish import publish
+from l2m.results import ROOT, cache_dir
 
 # What a run sets for its kernels: no progress bars in the outputs, the same l2m as the runner's.
 _ENVIRONMENT = {
@@ -204,7 +205,7 @@ def run_chapter(run: Run, progress_bar: bool | dict = False) -> float:
     seconds = time.perf_counter() - start
     info["results"] = stamp(run.chapter, source, run.given)["results"]  # recorded by this very run
     info["seconds"] = round(seconds)
-    _publish(executed, source, info, run.output)
+    publish(executed, source, info, run.output)
     return seconds
 
 
@@ -227,41 +228,6 @@ def _explain(error) -> str:
     arrow = re.search(r"^-+> *(\d+) (.*)$", trace, flags=re.MULTILINE)
     line = f"\n  line {arrow[1]}: {arrow[2].strip()}" if arrow else ""
     return f"cell {error.cell_index} failed with {error.ename}: {value}{line}"
-
-
-def _publish(executed, source, info: dict, output: Path) -> None:
-    """Write the executed notebook without what belongs to the machine or the moment."""
-    import nbformat
-
-    originals = {cell.id: cell for cell in source.cells}
-    for cell in executed.cells:
-        if cell.id in originals:
-            cell.metadata = originals[cell.id].metadata
-        else:  # papermill's injected parameters
-            cell.metadata = {"tags": ["injected-parameters", "hide-cell"]}
-        for produced in cell.get("outputs", []):
-            _scrub(produced)
-    executed.metadata = source.metadata | {"l2m": info}
-    text = nbformat.writes(executed) + "\n"
-    size = len(text.encode())
-    if size > MAX_BYTES:
-        raise ChapterError(f"its outputs make {size:,} bytes, more than {MAX_BYTES:,}; not kept.")
-    write_atomic(output, text)
-
-
-def _scrub(produced) -> None:
-    if produced.output_type == "stream":
-        produced.text = _plain_text(produced.text)
-    for kind, content in produced.get("data", {}).items():
-        if kind.startswith("text/") and isinstance(content, str):
-            produced.data[kind] = _plain_text(content)
-
-
-def _plain_text(text: str) -> str:
-    """Drop this machine's folders and addresses of objects from an output."""
-    text = text.replace(str(ROOT), ".").replace(str(Path.home()), "~")
-    text = text.replace(sys.prefix, "<environment>")
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 def _short(path: Path) -> str:
