@@ -29,6 +29,7 @@ def test_values_by_which_the_page_checks_itself():
 
 def test_page_is_self_contained_and_labelled():
     page = PAGE.read_text(encoding="utf-8")
+    assert "INFORMATION_LAWS" in PATH.read_text(encoding="utf-8")
     for link in re.findall(r'(?:src|href)="([^"]+)"', page):
         assert link.startswith("../_static/") and (PATH.parent / link.split("/")[-1]).exists()
     fields = re.findall(r'<(?:input|select) id="([^"]+)"', page)

@@ -6,11 +6,8 @@
   const form = document.getElementById("l2m-calculator");
   if (!form) return;
 
-  const LAWS = [
-    ["The paper, direct estimator: 2.27 · L^0.76", 2.27, 0.76],
-    ["The paper, vCLUB: 3.26 · L^0.71", 3.26, 0.71],
-    ["Another law", null, null],
-  ];
+  const LAWS = [...INFORMATION_LAWS.map(([label, amplitude, beta]) =>
+    [`${label}: ${amplitude} · L^${beta}`, amplitude, beta]), ["Another law", null, null]];
   const OWN_ROWS = [ // label, slots, layers, scalars, window
     ["Full attention", "tokens", 4, 2048, null],
     ["Attention with a window", "window", 0, 2048, 4096],

@@ -1,4 +1,4 @@
-/* Written by `python -m l2m.calculator` from l2m/architectures.json: do not edit. */
+/* Written by `python -m l2m.calculator` from the library: do not edit. */
 "use strict";
 
 const HISTORY_STATE_MODELS = [
@@ -36,5 +36,7 @@ const HISTORY_STATE_MODELS = [
   {"name": "MiniMax-Text-01", "family": "linear and full attention", "source": "https://huggingface.co/MiniMaxAI/MiniMax-Text-01-hf/blob/main/config.json", "memories": [["state", 1048576, "state", 0, 70], ["keys and values", 2048, "tokens", 0, 10]], "dims": [[1, 73420800], [1000, 93880320], [1048576, 21548236800], [1000000000, 20480073400320]]},
   {"name": "LFM2-1.2B", "family": "convolutions and full attention", "source": "https://huggingface.co/LiquidAI/LFM2-1.2B/blob/main/config.json", "memories": [["convolution inputs", 2048, "window", 2, 10], ["keys and values", 1024, "tokens", 0, 6]], "dims": [[1, 26624], [1000, 6184960], [1048576, 6442491904], [1000000000, 6144000040960]]},
 ];
+
+const INFORMATION_LAWS = [["The paper, direct", 2.27, 0.76], ["The paper, vCLUB", 3.26, 0.71], ["Chapter 3, novels-bos0, direct", 4.0, 0.47], ["Chapter 3, novels-bos0, vclub", 3.06, 0.51]];
 
 if (typeof module !== "undefined") module.exports = HISTORY_STATE_MODELS;
