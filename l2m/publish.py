@@ -2,12 +2,23 @@
 
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 from l2m.book import MAX_BYTES, ChapterError
 from l2m.results import ROOT, write_atomic
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"  # shows nothing without its kernel
+_FOLDERS = [  # the innermost first; in a container the home may be the root, which stays
+    (str(folder), name)
+    for folder, name in (
+        (Path(sys.prefix), "<environment>"),
+        (ROOT, "."),
+        (Path.home(), "~"),
+        (Path(tempfile.gettempdir()), "<temporary>"),
+    )
+    if folder != folder.parent
+]
 
 
 def publish(executed, source, info: dict, path: Path) -> Path:
@@ -61,7 +72,7 @@ def _clean(output, label: str) -> None:
 
 def _clean_text(text: str) -> str:
     """Drop this machine's folders, and the addresses of objects."""
-    text = text.replace(sys.prefix, "<environment>").replace(str(ROOT), ".")
-    text = text.replace(str(Path.home()), "~")
-    text = re.sub(r"\S*ipykernel_\d+/\d+\.py", "<cell>", text)
+    for folder, name in _FOLDERS:
+        text = text.replace(folder, name)
+    text = re.sub(r"ipykernel_\d+/\d+\.py", "cell.py", text)
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
