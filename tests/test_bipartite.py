@@ -33,7 +33,7 @@ def test_vclub_bounds_the_truth_from_above():
     scores = score_whole(source.log_prob, source.sample(4000, 8, rng), [1, 2, 4], 2)
     table = bipartite_mi(scores, "vclub")
     exact = np.array([source.bipartite_mi(s, 2 * s) for s in table["split"]])
-    # only the first token of Y depends on X, so the excess is the same at every split; exactly it is
+    # only the first token of Y depends on X: the excess is the same at every split, and is exactly
     joint = source.stationary[:, None] * source.transition
     product = np.outer(source.stationary, source.stationary)
     vclub = ((joint - product) * np.log(source.transition)).sum()
