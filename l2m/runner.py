@@ -224,8 +224,9 @@ def _explain(error) -> str:
     value = str(error.evalue).strip()
     value = value if len(value) < 1200 else value[:1200] + " …"
     trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
-    # IPython marks the failing line of the cell with an arrow; the first one is the cell's own.
-    arrow = re.search(r"^-+> *(\d+) (.*)$", trace, flags=re.MULTILINE)
+    # IPython marks the failing line with an arrow; the first frame of the cell is the one to show.
+    frame = r"^Cell In\[\d+\], line \d+.*?^-+> *(\d+) (.*?)$"
+    arrow = re.search(frame, trace, flags=re.MULTILINE | re.DOTALL)
     line = f"\n  line {arrow[1]}: {arrow[2].strip()}" if arrow else ""
     return f"cell {error.cell_index} failed with {error.ename}: {value}{line}"
 
