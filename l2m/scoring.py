@@ -54,18 +54,19 @@ def partner_permutation(n: int, groups=None, k: int = 1, seed: int = 0) -> np.nd
     """Partners of n windows: k permutations (k, n), or (n,) for k = 1, never within a group.
 
     A permutation gives every continuation exactly once, so that its own marginal can be subtracted
-    from both terms of vCLUB without moving the mean. Windows are put in order of their group, and
-    shifted cyclically by at least the largest group.
+    from both terms of vCLUB without moving the mean. Groups stand in a random order, one's windows
+    after the other's, and are shifted cyclically by at least the largest group.
 
     Raises
     ------
     ValueError
         If one group holds more than half of the windows, or fewer than k such shifts exist.
     """
-    groups = np.arange(n) if groups is None else np.asarray(groups)
     rng = np.random.default_rng(seed)
+    groups = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
     order = rng.permutation(n)
-    order = order[np.argsort(groups[order], kind="stable")]
+    shuffled = rng.permutation(n)  # neighbours on the shelf are alike: books in random order
+    order = order[np.argsort(shuffled[groups[order]], kind="stable")]
     largest = np.unique(groups, return_counts=True)[1].max() if n else 0
     shifts = np.arange(largest, n - largest + 1)
     if len(shifts) < k:

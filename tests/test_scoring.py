@@ -5,8 +5,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from l2m.scoring import score, score_whole
+from l2m import likelihood
+from l2m.packing import layout
+from l2m.scoring import partner_permutation, powers_of_two, score, score_whole
 
 VOCABULARY = 97
 SMALL = {
@@ -110,3 +114,91 @@ def test_every_family_agrees_with_whole_passes(family):
     if best:
         with torch.inference_mode():
             score(model, w, progress=False, method=best)
+
+
+def test_batches_order_and_more_partners_change_nothing():
+    model, w = tiny("llama"), windows(6)
+    one = score(model, w, n_partners=2, batch_size=1, progress=False)
+    for other in (
+        score(model, w, n_partners=2, batch_size=4, progress=False),
+        score(model, w, method="whole", partners=one.partners, progress=False),
+        score_whole(naive(model), w, [2, 4, 8], 2, one.partners),
+    ):
+        assert_same(one, other)
+    assert one.shuffled[4].shape == (2, 6, 4)
+    order = np.array([3, 5, 0, 1, 4, 2])
+    moved = score(
+        model, w[order], partners=np.argsort(order)[one.partners[:, order]], progress=False
+    )
+    np.testing.assert_allclose(moved.joint, one.joint[order], atol=1e-4)
+    np.testing.assert_allclose(moved.shuffled[8], one.shuffled[8][:, order], atol=1e-4)
+
+
+def test_logits_are_made_in_chunks(monkeypatch):
+    model, w = tiny("llama"), windows(2)
+    whole = score(model, w, progress=False)
+    monkeypatch.setattr(likelihood, "LOGITS_BYTES", 4 * VOCABULARY * 7)  # seven tokens at a time
+    assert_same(score(model, w, progress=False), whole)
+
+
+def test_a_wrong_way_is_noticed():
+    model, w = tiny("mamba"), windows(2)
+    with pytest.raises(RuntimeError, match="packed scoring of MambaForCausalLM"):
+        score(model, w, method="packed", progress=False)
+    with pytest.warns(UserWarning, match="prefix scoring"):
+        score(model, w, progress=False)
+
+
+def test_tokens_a_window():
+    splits = powers_of_two(2048)
+    assert splits == [2**k for k in range(1, 11)]
+    assert layout(2048, splits, 2).length <= 6200
+    assert layout(2048, powers_of_two(2048, 4), 4).length <= 8400
+
+
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=2, max_size=8),
+    k=st.integers(1, 3),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=50, deadline=None)
+def test_partners_are_permutations_between_books(sizes, k, seed):
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    n = len(groups)
+    if n - 2 * max(sizes) + 1 < k:
+        with pytest.raises(ValueError, match="partner"):
+            partner_permutation(n, groups, k, seed)
+        return
+    partners = np.atleast_2d(partner_permutation(n, groups, k, seed))
+    assert partners.shape == (k, n)
+    for row in partners:
+        assert sorted(row) == list(range(n))
+        assert (groups[row] != groups).all()
+    assert all(len(set(column)) == k for column in partners.T)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"windows": windows(2, 65)}, "65 tokens exceed the model's context of 64"),
+        ({"windows": windows(2) + VOCABULARY}, "vocabulary from 0 to 96"),
+        ({"windows": windows(2) / 2}, "integers of shape"),
+        ({"windows": windows(2), "splits": [24]}, "between 1 and 23"),
+        ({"windows": windows(2), "ratio": 1}, "ratio must be"),
+        ({"windows": windows(3), "groups": [0, 0, 1]}, "more books"),
+        ({"windows": windows(3), "groups": [0, 1]}, "3 windows but 2 groups"),
+        ({"windows": windows(3), "partners": [0, 1, 3]}, "indices below 3"),
+        ({"windows": windows(2), "method": "fast"}, "unknown method 'fast'"),
+    ],
+)
+def test_bad_input_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        score(tiny("llama"), progress=False, **options)
+
+
+def test_a_model_without_bos_asks_for_one():
+    model = tiny("llama")
+    model.config.bos_token_id = None
+    with pytest.raises(ValueError, match="bos_token_id"):
+        score(model, windows(2), progress=False)
+    score(model, windows(2), bos_token_id=3, progress=False)

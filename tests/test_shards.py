@@ -1,0 +1,129 @@
+"""Scores on disk: killed, damaged, mixed up, and shared among processes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from test_scoring import assert_same, tiny
+
+from l2m import shards
+from l2m.scoring import score
+
+WORKER = """
+import os, signal, sys
+import numpy as np, torch
+sys.path.insert(0, {tests!r})
+from test_scoring import tiny
+from l2m import shards
+from l2m.scoring import score
+torch.set_num_threads(1)
+after = {after}
+if after is not None:
+    write, count = shards.write_atomic, []
+    def dying(path, content):
+        if "shard-" in str(path):
+            count.append(path)
+            if len(count) == after:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return write(path, content)
+    shards.write_atomic = dying
+windows = np.random.default_rng(0).integers(0, 97, (10, 16))
+score(tiny("llama"), windows, folder={folder!r}, batch_size=1, progress=False)
+"""
+
+
+@pytest.fixture
+def windows():
+    return np.random.default_rng(0).integers(0, 97, (10, 16))
+
+
+def scored(windows, folder=None, **options):
+    options = {"batch_size": 1, "progress": False} | options
+    return score(tiny("llama"), windows, folder=folder, **options)
+
+
+def work(folder, after=None, launcher=()):
+    code = WORKER.format(tests=os.path.dirname(__file__), folder=str(folder), after=after)
+    script = folder.parent / "work.py"
+    script.write_text(code)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *launcher, str(script)], env=environment, capture_output=True, text=True
+    )
+
+
+def names(folder):
+    return sorted(file.name for file in folder.glob("shard-*"))
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_bits(windows, tmp_path):
+    folder = tmp_path / "killed"
+    assert work(folder, after=2).returncode == -9  # before its second shard of three is in place
+    assert len(names(folder)) == 1
+    before = (folder / names(folder)[0]).stat().st_mtime_ns
+    resumed = scored(windows, folder)
+    assert (folder / names(folder)[0]).stat().st_mtime_ns == before
+    assert len(names(folder)) == 3
+    whole = scored(windows)
+    np.testing.assert_array_equal(resumed.joint, whole.joint)
+    for split in whole.splits:
+        np.testing.assert_array_equal(resumed.marginal[split], whole.marginal[split])
+        np.testing.assert_array_equal(resumed.shuffled[split], whole.shuffled[split])
+
+
+def test_processes_share_the_work(windows, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    done = work(tmp_path / "shared", launcher=launcher)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(names(tmp_path / "shared")) == 3
+    manifest = json.loads((tmp_path / "shared" / "manifest.json").read_text())
+    assert manifest["shards"] == names(tmp_path / "shared")
+    merged = scored(windows, tmp_path / "shared")  # computes nothing more
+    assert_same(merged, scored(windows), tolerance=0)
+
+
+def test_a_damaged_shard_is_named_and_recomputed_on_request(windows, tmp_path):
+    expected = scored(windows, tmp_path)
+    shard = tmp_path / names(tmp_path)[1]
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(RuntimeError, match=f"{shard.name} is damaged.*repair=True"):
+        scored(windows, tmp_path)
+    assert_same(scored(windows, tmp_path, repair=True), expected, tolerance=0)
+    shard.write_bytes(shard.read_bytes()[:100])  # truncated
+    with pytest.raises(RuntimeError, match="damaged"):
+        scored(windows, tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"ratio": 3}, {"bos_token_id": 5}, {"splits": [2, 4]}])
+def test_other_parameters_do_not_reuse_shards(windows, tmp_path, change):
+    scored(windows, tmp_path)
+    with pytest.raises(RuntimeError, match=f"made with another .*{next(iter(change))}"):
+        scored(windows, tmp_path, **change)
+
+
+def test_other_data_or_model_do_not_reuse_shards(windows, tmp_path):
+    scored(windows, tmp_path)
+    with pytest.raises(RuntimeError, match="made with another windows"):
+        scored((windows + 1) % 97, tmp_path)
+    model = tiny("llama")
+    with torch.no_grad():
+        model.model.norm.weight.add_(0.1)
+    with pytest.raises(RuntimeError, match="made with another model"):
+        score(model, windows, folder=tmp_path, batch_size=1, progress=False)
+
+
+def test_two_runs_do_not_mix(windows, tmp_path):
+    with (
+        FileLock(tmp_path / "rank-0.lock"),
+        pytest.raises(RuntimeError, match="another run is using"),
+    ):
+        scored(windows, tmp_path)
+    scored(windows, tmp_path)  # the lock is free again
+    assert shards.model_hash(tiny("llama")) == shards.model_hash(tiny("llama"))
