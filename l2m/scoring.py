@@ -89,6 +89,7 @@ def score_whole(log_prob, windows, splits, ratio=2, partners=None, groups=None) 
         (and given BOS, if the density has one).
     windows, splits, ratio, partners, groups : as in `score`.
     """
+    windows, groups = _tokens_and_groups(windows, groups)
     windows, splits, partners = _checked(windows, splits, ratio, partners, groups, 1, 0)
     marginal, shuffled = {}, {}
     for split in splits:
@@ -126,13 +127,13 @@ def score(
     Parameters
     ----------
     model : a causal model of transformers, in evaluation mode (`l2m.models.load_model`).
-    windows : (n, T) token ids without BOS, T at most the model's context.
+    windows : (n, T) token ids without BOS, T at most the model's context; or `Corpus.windows`.
     splits : ℓ's, each < T; by default 2, 4, 8, … with ratio·ℓ ≤ T.
     ratio : r = L/ℓ; the continuation of split ℓ has (r−1)·ℓ tokens, cut at the window's end.
     partners : (n,) or (k, n) window indices; by default `n_partners` permutations that never
         stay within a group, drawn with `seed`.
     bos_token_id : the token every sequence starts with; by default the model's own.
-    groups : (n,) book of each window.
+    groups : (n,) book of each window; those of `Corpus.windows` by default.
     method : "packed", "prefix", "whole" (`l2m.likelihood`), or "auto": the first that is exact.
     batch_size : windows a pass; by default as many as suit the device.
     check : windows of the first batch that are compared with whole passes; 0 for none.
@@ -152,6 +153,7 @@ def score(
 
     from l2m.shards import Shards
 
+    windows, groups = _tokens_and_groups(windows, groups)
     windows, splits, partners = _checked(
         windows, splits, ratio, partners, groups, n_partners, seed, model
     )
@@ -250,6 +252,14 @@ def _exact_way(model, method, batch, rows, bos):
         f"{way.__name__} scoring of {type(model).__name__} {problem}, more than {tolerance}: "
         "pass method='auto' to let another way be tried, or report this model family"
     )
+
+
+def _tokens_and_groups(windows, groups):
+    """Unpack `l2m.corpora.Windows`, which know their books."""
+    if hasattr(windows, "groups"):
+        groups = windows.groups if groups is None else groups
+        windows = windows.tokens
+    return windows, groups
 
 
 def _checked(windows, splits, ratio, partners, groups, n_partners, seed, model=None):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2m import likelihood
+from l2m.corpora import Windows
 from l2m.packing import layout
 from l2m.scoring import partner_permutation, powers_of_two, score, score_whole
 
@@ -132,6 +133,16 @@ def test_batches_order_and_more_partners_change_nothing():
     )
     np.testing.assert_allclose(moved.joint, one.joint[order], atol=1e-4)
     np.testing.assert_allclose(moved.shuffled[8], one.shuffled[8][:, order], atol=1e-4)
+
+
+def test_windows_of_a_corpus_bring_their_books():
+    model, w = tiny("llama"), windows(4)
+    books = Windows(w, np.array([0, 0, 1, 1]), np.zeros(4, int))
+    scores = score(model, books, progress=False)
+    assert_same(scores, score(model, w, groups=books.groups, progress=False))
+    np.testing.assert_array_equal(scores.groups, books.groups)
+    whole = score_whole(naive(model), books, [2, 4, 8])
+    np.testing.assert_array_equal(whole.groups, books.groups)
 
 
 def test_logits_are_made_in_chunks(monkeypatch):
