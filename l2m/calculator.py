@@ -20,8 +20,8 @@ CHECKED = (1, 1000, 1_048_576, 10**9)  # lengths at which the page checks itself
 PAPER = {"The paper, direct": (2.27, 0.76), "The paper, vCLUB": (3.26, 0.71)}  # its Fig. 2b
 
 
-def measured(chapter: str = "03_bipartite_mi", shortest: int = 32) -> dict:
-    """Return the recorded curves of I_BP(L/2; L) that rest on windows of books.
+def measured(chapter: str = "03_bipartite_mi", shortest: int = 32, at_least: int = 500) -> dict:
+    """Return the recorded curves of I_BP(L/2; L) that rest on many windows of books.
 
     Parameters
     ----------
@@ -29,6 +29,8 @@ def measured(chapter: str = "03_bipartite_mi", shortest: int = 32) -> dict:
         Where they are recorded.
     shortest : int
         The first L used; at shorter ones the estimate depends on how the first tokens are treated.
+    at_least : int
+        Windows that a curve must rest on to be extrapolated.
 
     Returns
     -------
@@ -39,7 +41,9 @@ def measured(chapter: str = "03_bipartite_mi", shortest: int = 32) -> dict:
     for path in sorted((results_dir() / chapter).glob("*.json")):
         name = f"{chapter}/{path.stem}"
         terms = recorded(name, provenance(name)["params"])
-        if {"window", "book", "joint", "shuffled"} <= set(terms) and (terms["ratio"] == 2).any():
+        if not {"window", "book", "joint", "shuffled"} <= set(terms):
+            continue
+        if terms["window"].nunique() >= at_least and (terms["ratio"] == 2).any():
             books = terms.groupby("window")["book"].first()
             for estimator in ("direct", "vclub"):
                 values = window_mi(terms, estimator, ratio=2).loc[:, shortest // 2 :]
