@@ -1,0 +1,104 @@
+"""Checkpoints of a training run: one safetensors file each, whole or not there at all.
+
+A file holds weights and optimiser state, and in its header the step, the metrics so far, and what
+the run is (configuration and model), so that another run's checkpoint is refused.
+"""
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+
+from l2m.results import write_atomic
+
+KEPT = 2  # the last one, and the one before in case the disk harms it
+
+
+def save(folder, step: int, rows: list, model, optimiser, about: dict) -> Path:
+    """Write `step-<step>.safetensors` atomically and remove all but the newest `KEPT`."""
+    from safetensors.torch import save_file
+
+    header = {"step": str(step), "rows": json.dumps(rows), "about": json.dumps(about)}
+    tensors = _tensors(model, optimiser)
+    path = write_atomic(
+        Path(folder) / f"step-{step:08d}.safetensors",
+        lambda temporary: save_file(tensors, temporary, header),
+    )
+    for old in _files(folder)[:-KEPT]:
+        old.unlink()
+    return path
+
+
+def load_latest(folder, model, optimiser, about: dict) -> tuple[int, list]:
+    """Load the newest readable checkpoint into model and optimiser: its step and metrics, or 0, [].
+
+    Raises
+    ------
+    RuntimeError
+        If the folder holds the checkpoints of another run.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for path in reversed(_files(folder)):
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata()
+                found = json.loads(header["about"])
+                if found != about:
+                    raise RuntimeError(
+                        f"{folder} holds checkpoints of another run (differs in "
+                        f"{', '.join(_differences(found, about))}): name another folder, or remove "
+                        "this one"
+                    )
+                with torch.no_grad():
+                    for name, tensor in _tensors(model, optimiser).items():
+                        tensor.copy_(file.get_tensor(name))
+        except SafetensorError as error:
+            warnings.warn(f"{path.name} is damaged ({error}); going on without it", stacklevel=2)
+            continue
+        return int(header["step"]), json.loads(header["rows"])
+    return 0, []
+
+
+def load_weights(folder, model) -> int:
+    """Load the newest checkpoint's weights, for evaluation; returns its step.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    from safetensors import safe_open
+
+    files = _files(folder)
+    if not files:
+        raise FileNotFoundError(f"no checkpoint in {folder}: train first")
+    with safe_open(files[-1], framework="pt") as file, torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(file.get_tensor(f"model.{name}"))
+        return int(file.metadata()["step"])
+
+
+def _files(folder):
+    return sorted(Path(folder).glob("step-*.safetensors"))
+
+
+def _tensors(model, optimiser):
+    """All that changes, by name: tied weights appear once."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        tensors[f"model.{name}"] = parameter.detach()
+        for key, value in optimiser.state[parameter].items():
+            tensors[f"{key}.{name}"] = value
+    return tensors
+
+
+def _differences(found, wanted):
+    """Names of what differs, inside configuration and model."""
+    return [
+        key
+        for part in wanted
+        for key in sorted(found.get(part, {}).keys() | wanted[part].keys())
+        if found.get(part, {}).get(key) != wanted[part].get(key)
+    ]
