@@ -125,7 +125,7 @@ def measure(model, n, length, ratio, device, naive_windows, batch_size, ceiling)
     dtype = str(model.dtype).removeprefix("torch.")
     few = partner_permutation(naive_windows)
     row = {"length": length, "ratio": ratio, "windows": n, "dtype": dtype}
-    options = {"partners": partners, "progress": False, "ratio": ratio}
+    options = {"partners": partners, "progress": False, "ratio": ratio, "compile_layers": True}
 
     score(model, windows, splits, **options)  # compiles
     _, seconds, peak = timed(lambda: score(model, windows, splits, **options), device)
@@ -141,7 +141,7 @@ def measure(model, n, length, ratio, device, naive_windows, batch_size, ceiling)
     if naive_windows:
         own = windows[:naive_windows]
         official(model, own[:batch_size], splits, few[:batch_size] % batch_size, batch_size)
-        ours = score(model, own, splits, 2, few, progress=False)
+        ours = score(model, own, splits, 2, few, compile_layers=True, progress=False)
         theirs, seconds, peak = timed(lambda: official(model, own, splits, few, batch_size), device)
         difference = [abs(ours.joint - theirs[0]).mean()]
         difference += [abs(ours.marginal[s] - theirs[1][s]).mean() for s in splits]
@@ -159,12 +159,13 @@ def scale(model, n, length, folder):
     """Score into shards, alone or under torchrun; windows a second, and a hash of the numbers."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     windows = np.random.default_rng(0).integers(0, model.config.vocab_size, (n, length))
-    score(model, windows[: n // 8], progress=False)  # compiles
+    options = {"compile_layers": True, "progress": False}
+    score(model, windows[: n // 8], **options)  # compiles
     if world > 1:
         torch.distributed.init_process_group("gloo")
         torch.distributed.barrier()
     scores, seconds, _ = timed(
-        lambda: score(model, windows, folder=folder, check=0, method="packed", progress=False),
+        lambda: score(model, windows, folder=folder, check=0, method="packed", **options),
         "cuda",
     )
     if rank == 0:

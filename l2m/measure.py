@@ -21,6 +21,7 @@ from l2m import models
 from l2m.bipartite import clustered_stderr, window_terms
 from l2m.corpora import fingerprint, load_corpus
 from l2m.results import cache_dir, recorded
+from l2m.scoring import powers_of_two, score
 
 
 def measure(
@@ -52,7 +53,10 @@ def measure(
     Returns
     -------
     terms : `l2m.bipartite.window_terms`.
-    positions : DataFrame `position, nll, stderr` (nats; standard error of books).
+    positions : DataFrame `position, nll, stderr, marginal, marginal_stderr, shuffled,
+        shuffled_stderr` (nats; standard error of books): the cost of the token at a position of the
+        window; and, for the largest split, that of the continuation's token at this position after
+        BOS alone, and of the partner's after a foreign past.
 
     Raises
     ------
@@ -67,17 +71,14 @@ def measure(
         **{"length": length, "windows": windows, "ratio": ratio, "largest_split": largest_split},
         **{"partners": partners, "bos": bos, "dtype": dtype, "seed": seed},
     }
-    flags = [
-        f"--{key.replace('_', '-')} {params[key]}"
-        for key, option in inspect.signature(measure).parameters.items()
-        if key != "name" and params[key] != option.default
-    ]
-    command = " ".join(["python -m l2m.measure", name, *flags])
+    command = command_line("measure", measure, name, params)
     kept = {}
 
     def scored():
         if not kept:
-            kept["scores"], kept["attrs"] = _score(params)
+            largest = largest_split or length // 2
+            splits = [split for split in powers_of_two(length) if split <= largest]
+            kept["scores"], kept["attrs"] = scored_windows(params, splits, ratio)
         return kept["scores"]
 
     def terms():
@@ -86,10 +87,16 @@ def measure(
         return table
 
     def positions():
-        nll = -scored().joint.astype(np.float64)
-        stderr = clustered_stderr(nll, scored().groups)
-        position = np.arange(1, length + 1)
-        table = pd.DataFrame({"position": position, "nll": nll.mean(0), "stderr": stderr})
+        scores = scored()
+        last = scores.splits[-1]
+        shuffled = np.reshape(scores.shuffled[last], (-1, *scores.marginal[last].shape)).mean(0)
+        costs = {"nll": scores.joint, "marginal": scores.marginal[last], "shuffled": shuffled}
+        table = pd.DataFrame({"position": np.arange(1, length + 1)})
+        for name, x in costs.items():
+            at, x = slice(0, x.shape[1] - 1), -x.astype(np.float64)  # .loc holds its last row
+            table.loc[at, name] = x.mean(0)
+            stderr = "stderr" if name == "nll" else f"{name}_stderr"
+            table.loc[at, stderr] = clustered_stderr(x, scores.groups)
         table.attrs = kept["attrs"]
         return table
 
@@ -99,31 +106,57 @@ def measure(
     )
 
 
-def _score(params):
-    """Scores of these parameters, and what the provenance says of the run."""
-    from l2m.scoring import powers_of_two, score
-
+def scored_windows(params, splits, ratio):
+    """Scores of a corpus' windows, and what the provenance says of the run."""
     model = models.load_model(params["model"], params["dtype"], device=_device())
     sample = load_corpus(params["corpus"]).windows(
         models.load_tokenizer(params["model"]), params["length"], params["windows"], params["seed"]
     )
-    largest = params["largest_split"] or params["length"] // 2
     key = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:16]
     start = time.perf_counter()
     scores = score(
         model,
         sample.tokens,
-        [split for split in powers_of_two(params["length"]) if split <= largest],
-        params["ratio"],
+        splits,
+        ratio,
         bos_token_id=None if params["bos"] < 0 else params["bos"],
         groups=sample.groups,
-        n_partners=params["partners"],
+        n_partners=params.get("partners", 1),
         seed=params["seed"],
         folder=cache_dir() / "scores" / f"{key}-{model.device.type}",
     )
     seconds = time.perf_counter() - start
     attrs = {"device": _device_name(model), "tokens": int(sample.tokens.size), "seconds": seconds}
     return scores, attrs
+
+
+def command_line(module, function, name, params):
+    """The command that computes `name`: of the parameters, those that are not the default."""
+    flags = [
+        f"--{key.replace('_', '-')} {params[key]}"
+        for key, option in inspect.signature(function).parameters.items()
+        if key != "name" and params[key] != option.default
+    ]
+    return " ".join([f"python -m l2m.{module}", name, *flags])
+
+
+def run(function, prog, arguments=None):
+    """Command line of a measurement: its parameters as options; returns what it returns."""
+    parser = argparse.ArgumentParser(prog=prog, description=function.__doc__.split("\n")[0])
+    for key, option in inspect.signature(function).parameters.items():
+        if option.default is option.empty:
+            parser.add_argument(key, help="name of the result, <folder>/<name> or <name>")
+        else:
+            parser.add_argument(
+                f"--{key.replace('_', '-')}", type=option.annotation, default=option.default
+            )
+    parser.add_argument("--record", action="store_true", help="write to results/, not the cache")
+    options = vars(parser.parse_args(arguments))
+    if options.pop("record"):
+        os.environ["L2M_RECORD"] = "1"
+    if "/" not in options["name"]:
+        options["name"] = f"measured/{options['name']}"
+    return function(**options)
 
 
 def _device():
@@ -146,23 +179,7 @@ def main(arguments=None):
     """Command line: the parameters of `measure`, and a table of I_BP(L) at the end."""
     from l2m.bipartite import bipartite_mi
 
-    parser = argparse.ArgumentParser(
-        prog="python -m l2m.measure", description=measure.__doc__.split("\n")[0]
-    )
-    for key, option in inspect.signature(measure).parameters.items():
-        if option.default is option.empty:
-            parser.add_argument(key, help="name of the result, <folder>/<name> or <name>")
-        else:
-            parser.add_argument(
-                f"--{key.replace('_', '-')}", type=option.annotation, default=option.default
-            )
-    parser.add_argument("--record", action="store_true", help="write to results/, not the cache")
-    options = vars(parser.parse_args(arguments))
-    if options.pop("record"):
-        os.environ["L2M_RECORD"] = "1"
-    if "/" not in options["name"]:
-        options["name"] = f"measured/{options['name']}"
-    terms, _ = measure(**options)
+    terms, _ = run(measure, "python -m l2m.measure", arguments)
     if int(os.environ.get("RANK", 0)) == 0:
         for estimator in ("direct", "vclub"):
             print(

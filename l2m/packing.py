@@ -92,24 +92,25 @@ class PackedAttention:
     they stay exact.
     """
 
-    def __init__(self, layout: Layout):
+    def __init__(self, layout: Layout, compile_layers: bool = False):
         import torch
         from torch.nn.attention.flex_attention import flex_attention
 
         self.flex_attention = compiled(flex_attention)
         self.layout = layout
+        self.compile_layers = compile_layers
         self.positions = torch.as_tensor(layout.positions)
         self.masks = {}
 
     @contextmanager
     def installed(self, model):
-        """Let `model` attend this way inside the `with`; on a GPU its layers are compiled."""
+        """Let `model` attend this way inside the `with`, its layers compiled if that was asked."""
         from transformers import AttentionInterface
 
         AttentionInterface.register(ATTENTION, self)
         previous = model.config._attn_implementation
         model.set_attn_implementation(ATTENTION)
-        layers = _layers(model) if model.device.type == "cuda" else []
+        layers = _layers(model) if self.compile_layers else []
         for layer in layers:  # for the time of the pass: other lengths would compile anew
             layer.forward = MethodType(compiled(type(layer).forward), layer)
         try:
@@ -193,9 +194,9 @@ def _sees(query_position, key_position, window):
 
 
 @cache
-def packed_attention(length, splits: tuple, ratio, partners) -> PackedAttention:
+def packed_attention(length, splits: tuple, ratio, partners, compile_layers) -> PackedAttention:
     """The attention of a layout; kept, since what is compiled for it is worth keeping."""
-    return PackedAttention(layout(length, splits, ratio, partners))
+    return PackedAttention(layout(length, splits, ratio, partners), compile_layers)
 
 
 @cache

@@ -132,6 +132,6 @@ def _counts_torch(documents, partners, distance, bits, low, high, size):
     if size < len(keys):
         keys = keys[(first >= low) & (first < high)]
     del first, second
-    counts = torch.unique(keys, return_counts=True)[1]
+    counts = torch.unique(keys, return_counts=True)[1].int()  # half the bytes to sort once more
     counts, times = torch.unique(counts, return_counts=True)
-    return counts.cpu().numpy(), times.cpu().numpy()
+    return counts.long().cpu().numpy(), times.cpu().numpy()

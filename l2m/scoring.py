@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from l2m import likelihood
-from l2m.packing import continuation_length, packed_attention
+from l2m.packing import continuation_length, layout, packed_attention
 
+COMPILE_FROM = 1 << 26  # packed tokens; compiling layers takes as long as 2^25 of them without
 TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "bfloat16": 0.05, "float16": 0.01}  # nats a token
 
 
@@ -117,6 +118,7 @@ def score(
     seed=0,
     method="auto",
     batch_size=None,
+    compile_layers=None,
     check=2,
     folder=None,
     repair=False,
@@ -136,6 +138,8 @@ def score(
     groups : (n,) book of each window; those of `Corpus.windows` by default.
     method : "packed", "prefix", "whole" (`l2m.likelihood`), or "auto": the first that is exact.
     batch_size : windows a pass; by default as many as suit the device.
+    compile_layers : on a GPU, compile the model's layers for this shape: a minute once, then half
+        as fast again. By default if there is enough to score that it pays.
     check : windows of the first batch that are compared with whole passes; 0 for none.
     folder : where finished shards are kept. A run that was killed goes on from there; under
         `torchrun` the processes share the shards among them.
@@ -160,8 +164,11 @@ def score(
     bos = _bos(model, bos_token_id)
     n, length = windows.shape
     device = model.get_input_embeddings().weight.device
-    attention = packed_attention(length, tuple(splits), ratio, len(np.atleast_2d(partners)))
-    packed_length = attention.layout.length
+    shape = length, tuple(splits), ratio, len(np.atleast_2d(partners))
+    packed_length = layout(*shape).length
+    if compile_layers is None:
+        compile_layers = n * packed_length >= COMPILE_FROM
+    attention = packed_attention(*shape, compile_layers and device.type == "cuda")
     if batch_size is None:
         batch_size = max(1, (1 << (17 if device.type == "cuda" else 13)) // packed_length)
     batch_size = min(batch_size, n)
@@ -193,6 +200,7 @@ def score(
             "bos_token_id": bos,
             "method": way.__name__,
             "batch_size": batch_size,
+            "compile_layers": attention.compile_layers,
             "device": device.type,
         }
         with Shards(folder, model, settings, size=4 * batch_size, repair=repair) as shards:
