@@ -1,0 +1,251 @@
+"""Time the training loop against plain Hugging Face training, trick by trick, in one run.
+
+    python benchmarks/training.py --models tiny                      # CPU, half a minute
+    python benchmarks/training.py --device cuda --record             # one GPU: a few minutes
+    torchrun --nproc-per-node=2 benchmarks/training.py --device cuda --models gpt2 --scaling
+
+"Plain" is the class of transformers with its own loss on full logits, in TF32, eager, AdamW as it
+comes: how the authors train. Each further row adds one trick to those before; the last is
+`l2m.training.train` itself. Same weights and data; tokens are random, half of them repeated. The
+share of the card is model operations (`flops_per_token`) over the data sheet's bf16 rate, and over
+the rate of a large matrix product measured here.
+"""
+
+import argparse
+import gc
+import json
+import os
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from l2m.acceleration import attention_kernels, prepare
+from l2m.models import build_model
+from l2m.results import write_atomic
+from l2m.token_loss import token_loss
+from l2m.training import PEAK_FLOPS, Training, autocast, flops_per_token, train
+
+TINY = {"name": "gpt2", "layers": 2, "width": 64}
+TRICKS = ["bf16", "loss without logits", "kernels", "fused AdamW", "compiled layers"]
+
+
+class RandomTokens:
+    """Sequences whose second half repeats the first: costs what text costs, and can be learned."""
+
+    def __init__(self, length, vocabulary):
+        self.length, self.vocabulary = length, vocabulary
+
+    def batch(self, step, size, rows, device):
+        generator = torch.Generator(device).manual_seed(step)
+        shape = (size, self.length // 2)
+        # squared: small ids are likelier, as common words are
+        uniform = torch.rand(shape, generator=generator, device=device) ** 2
+        half = (uniform * (self.vocabulary - 1)).long() + 1
+        return (half.repeat(1, 2)[rows],)
+
+    def loss(self, model, tokens):
+        return token_loss(model, tokens, bos=0)
+
+
+def build(name, vocabulary, length):
+    sizes = TINY if name == "tiny" else {"name": name}
+    return build_model(**sizes, vocabulary=vocabulary, length=length)
+
+
+def stepper(model, task, tricks, batch_size, device, rate):
+    """The step function with these tricks: step number → loss."""
+    cuda = device.type == "cuda"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    model.to(device).train()
+    if "kernels" in tricks or "compiled layers" in tricks:
+        prepare(model, "compiled layers" in tricks)
+    fused = {"fused": True} if "fused AdamW" in tricks else {}
+    optimiser = torch.optim.AdamW(model.parameters(), rate, (0.9, 0.95), weight_decay=0.01, **fused)
+    kernels = attention_kernels(device) if "kernels" in tricks and cuda else nullcontext()
+
+    def step(number):
+        (tokens,) = task.batch(number, batch_size, slice(None), device)
+        optimiser.zero_grad(set_to_none=True)
+        with autocast(device, "bf16" if "bf16" in tricks else "fp32"):
+            if "loss without logits" in tricks:
+                loss = token_loss(model, tokens, bos=0)
+            else:
+                inputs = torch.cat([torch.zeros_like(tokens[:, :1]), tokens[:, :-1]], 1)
+                logits = model(inputs, use_cache=False).logits.float()
+                loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        return loss.detach()
+
+    def within(number):
+        with kernels:
+            return step(number)
+
+    return within if not isinstance(kernels, nullcontext) else step
+
+
+def free():
+    gc.collect()
+    torch._dynamo.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_gib(device):
+    return torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
+
+
+def timed(step, steps, device):
+    """Median seconds a step, after two to warm up."""
+    seconds = []
+    for number in range(steps + 2):
+        start = time.perf_counter()
+        step(number)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds[2:]))
+
+
+def matmul_ceiling(device):
+    """Operations a second of a large bf16 matrix product, median of ten."""
+    n = 8192 if device.type == "cuda" else 512
+    a, b = (torch.randn(n, n, dtype=torch.bfloat16, device=device) for _ in range(2))
+    return 2 * n**3 / timed(lambda _: a @ b, 10, device)
+
+
+def measure(name, length, vocabulary, tokens, plain_tokens, steps, device, ceiling, agreement):
+    """Rows of one model at one length, and how far the losses of the ways are apart.
+
+    With agreement=0 only the first and the last way are timed.
+    """
+    task, rows = RandomTokens(length, vocabulary), []
+    cuda = device.type == "cuda"
+    peak = next((p for c, p in PEAK_FLOPS.items() if cuda and c in torch.cuda.get_device_name()), 0)
+
+    def row(way, speed):
+        flops = flops_per_token(model, length) * speed
+        rows.append(
+            {
+                **{"model": name, "length": length, "way": way, "tokens_per_second": speed},
+                "data_sheet_share": flops / peak if peak else None,
+                "ceiling_share": flops / ceiling,
+                "peak_gib": peak_gib(device),
+            }
+        )
+        print(
+            f"{name:12} L={length} {way:28} {speed:10,.0f} tokens/s"
+            f" {flops / 1e12:7.1f} TFLOP/s {rows[-1]['peak_gib']:6.1f} GiB",
+            flush=True,
+        )
+
+    ways = [("plain", [])] + [(f"+ {t}", TRICKS[: i + 1]) for i, t in enumerate(TRICKS)]
+    for way, tricks in ways if agreement else ways[:1]:
+        free()
+        model = build(name, vocabulary, length)
+        size = max(1, (plain_tokens if "loss without logits" not in tricks else tokens) // length)
+        step = stepper(model, task, tricks, size, device, 3e-4)
+        try:
+            row(way, size * length / timed(step, steps, device))
+        except torch.OutOfMemoryError:
+            print(f"{name} L={length} {way}: out of memory at {size * length} tokens", flush=True)
+        del step
+    free()
+    model = build(name, vocabulary, length)
+    config = Training(
+        steps=steps + 6, batch_size=max(1, tokens // length), compile=True, log_every=2, warmup=1
+    )
+    table = train(model, task, config, device=device, progress=False)
+    row("l2m.training.train", float(np.median(2 * config.batch_size * length / table.seconds[2:])))
+    if agreement:  # losses of the plain way and of all tricks together, from the same weights
+        losses = {}
+        small = max(1, plain_tokens // length // 2)
+        for way, tricks in (ways[0], ways[-1]):
+            free()
+            step = stepper(build(name, vocabulary, length), task, tricks, small, device, 3e-4)
+            losses[way] = [float(step(i)) for i in range(agreement)]
+        plain, fast = (np.array(x) for x in losses.values())
+        change = float(plain[0] - plain[-5:].mean())
+        difference = float(np.abs(plain - fast).max())
+        print(
+            f"{name}: over {agreement} steps the loss falls by {change:.3f}; the ways differ by "
+            f"at most {difference:.4f}",
+            flush=True,
+        )
+        rows[-1] |= {
+            "agreement_steps": agreement,
+            "loss_fall": change,
+            "max_difference": difference,
+        }
+    return rows
+
+
+def scaling(name, length, vocabulary, tokens, steps, device):
+    """Speed of `train`, alone or under torchrun."""
+    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    config = Training(
+        steps=steps + 6,
+        batch_size=world * (tokens // length),
+        compile=device.type == "cuda",
+        log_every=2,
+        warmup=1,
+    )
+    model = build(name, vocabulary, length)
+    table = train(model, RandomTokens(length, vocabulary), config, device=device, progress=False)
+    if rank == 0:
+        speed = float(np.median(2 * config.batch_size * length / table.seconds[2:]))
+        print(json.dumps({"model": name, "length": length, "processes": world, "speed": speed}))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--models", nargs="+", default=["gpt2", "mamba-130m", "mamba2-130m"])
+    parser.add_argument("--lengths", nargs="+", type=int, default=[4096, 8192])
+    parser.add_argument("--vocabulary", type=int, default=49152)
+    parser.add_argument("--tokens", type=int, default=65536, help="a step")
+    parser.add_argument("--plain-tokens", type=int, default=16384, help="a step, with full logits")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--agreement", type=int, default=50, help="steps of both ways; 0 for none")
+    parser.add_argument("--scaling", action="store_true", help="time the loop alone")
+    parser.add_argument("--record", action="store_true", help="write results/benchmarks/")
+    args = parser.parse_args()
+    if args.models == ["tiny"] and args.device == "cpu":
+        args.lengths, args.vocabulary, args.tokens, args.plain_tokens = [128], 512, 512, 256
+        args.steps, args.agreement = 3, 5
+    device = torch.device(args.device, int(os.environ.get("LOCAL_RANK", 0)))
+    if args.device == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+    if args.scaling:
+        for length in args.lengths:
+            for name in args.models:
+                scaling(name, length, args.vocabulary, args.tokens, args.steps, device)
+        return
+    ceiling = matmul_ceiling(device)
+    cuda = args.device == "cuda"
+    card = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{card}: matrix product {ceiling / 1e12:.1f} TFLOP/s", flush=True)
+    path = Path(__file__).parent.parent / "results" / "benchmarks" / f"training-{args.device}.json"
+    out = {"device": card, "ceiling_tflops": ceiling / 1e12, "torch": torch.__version__, "rows": []}
+    if args.record and path.exists() and json.loads(path.read_text())["device"] == card:
+        old = json.loads(path.read_text())["rows"]
+        done = [(name, length) for name in args.models for length in args.lengths]
+        out["rows"] = [row for row in old if (row["model"], row["length"]) not in done]
+    for length in args.lengths:
+        for name in args.models:
+            agreement = args.agreement if length == args.lengths[0] else 0
+            sizes = args.vocabulary, args.tokens, args.plain_tokens, args.steps
+            out["rows"] += measure(name, length, *sizes, device, ceiling, agreement)
+            if args.record:
+                write_atomic(path, json.dumps(out, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""What only a GPU can show: kernels, graphs and compiled layers against their plain twins."""
+
+import pytest
+import torch
+
+from l2m.models import build_model
+from l2m.token_loss import token_values
+from l2m.training import Training, evaluate_positions, train
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+SIZES = {
+    "gpt2": {"layers": 2, "width": 128},
+    "mamba": {"layers": 2, "width": 128},
+    "mamba2": {"layers": 2, "width": 128, "state": 64},
+}
+
+
+class Walk:
+    """Vectors that each stay close to the one before."""
+
+    length = 64
+
+    def batch(self, step, size, rows, device):
+        generator = torch.Generator(device).manual_seed(step)
+        z = torch.randn(size, self.length, 8, generator=generator, device=device)
+        return (z.cumsum(1)[rows] / 8,)
+
+    def values(self, model, z):
+        mean, deviation = model(z)
+        return (((z - mean) / deviation) ** 2 / 2 + deviation.log()).mean(-1)
+
+    def loss(self, model, z):
+        return self.values(model, z).mean()
+
+
+def vectors(family):
+    return build_model(family, dim=8, length=Walk.length, **SIZES[family])
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_kernels_agree_with_the_slow_path(family):
+    from l2m.acceleration import prepare
+
+    model = build_model(family, vocabulary=50, length=256, **SIZES[family]).train()
+    tokens = torch.randint(1, 50, (2, 256))
+    expected = token_values(model, tokens, 0)
+    model.cuda()
+    prepare(model, compile_layers=False)
+    torch.testing.assert_close(
+        token_values(model, tokens.cuda(), 0).cpu(), expected, rtol=1e-3, atol=2e-3
+    )
+
+
+@pytest.mark.parametrize("family", SIZES)
+@pytest.mark.parametrize("change", [{"graph": True}, {"compile": True}], ids=["graph", "compiled"])
+def test_fast_training_is_plain_training(family, change):
+    config = {"steps": 20, "batch_size": 16, "warmup": 5, "peak_rate": 1e-3, "log_every": 5}
+    config |= {"precision": "fp32"}
+    losses = [
+        train(vectors(family), Walk(), Training(**config, **extra), progress=False).loss
+        for extra in ({}, change)
+    ]
+    assert losses[0].iloc[-1] < losses[0].iloc[0]
+    torch.testing.assert_close(*map(torch.as_tensor, map(list, losses)), rtol=1e-3, atol=1e-3)
+
+
+def test_a_graph_resumes_where_it_stopped(tmp_path):
+    config = Training(steps=20, batch_size=16, warmup=5, graph=True, save_every=10)
+    whole, again = vectors("mamba"), vectors("mamba")
+    train(whole, Walk(), config, tmp_path, progress=False)
+    max(tmp_path.iterdir()).unlink()
+    train(again, Walk(), config, tmp_path, progress=False)
+    batch = Walk().batch(99, 8, slice(None), "cuda")
+    values = [torch.as_tensor(evaluate_positions(m, Walk(), [batch])) for m in (whole, again)]
+    torch.testing.assert_close(*values, rtol=1e-2, atol=1e-2)
