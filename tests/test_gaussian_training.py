@@ -1,0 +1,177 @@
+"""The Gaussian experiment: exact data and loss, and a miniature that really trains."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch.distributions import Normal, kl_divergence
+
+from l2m import gaussian_training
+from l2m.gaussian import GaussianFamily
+from l2m.gaussian_task import GaussianTask, conditional_kl
+from l2m.gaussian_training import Run, blocks, by_block, gathered, keep, main, thin_curve, train_run
+from l2m.results import MissingResult
+
+TINY = {"length": 16, "copies": 8, "width": 32, "layers": 1, "vectors": 512, "warmup": 5}
+TINY |= {"held_out": 2048, "peak_rate": 1e-2}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("L2M_CACHE", str(tmp_path))
+    monkeypatch.delenv("L2M_RECORD", raising=False)
+    return tmp_path
+
+
+def exact(task):
+    """A model that knows the truth, from the other side: the conditionals of the family."""
+
+    def model(z):
+        flat = z.transpose(1, 2).reshape(-1, task.length).numpy()
+        mean, deviation = task.family.conditionals(flat)
+        mean = torch.tensor(mean, dtype=torch.float32).view(len(z), -1, task.length)
+        deviation = torch.tensor(deviation, dtype=torch.float32)[:, None]
+        return mean.transpose(1, 2), deviation.expand(task.length, z.shape[2])
+
+    return model
+
+
+@pytest.mark.parametrize("kind", ["sub-volume", "logarithmic"])
+def test_the_data_follow_the_family_and_carry_their_conditionals(kind):
+    task = GaussianTask(kind, 2, copies=32)
+    z, mean = task.batch(0, 512, slice(None), "cpu")
+    assert z.shape == mean.shape == (512, 16, 32) and z.dtype == torch.float32
+    flat = z.transpose(1, 2).reshape(-1, 16).double().numpy()
+    c = GaussianFamily(kind, 2).covariance()
+    error = (flat.T @ flat / len(flat) - c) / np.sqrt((1 + c**2) / len(flat))
+    assert abs(error).max() < 5
+    assert abs(np.corrcoef(z[:, 0].T)[np.triu_indices(32, 1)]).max() < 0.25  # copies
+    assert task.values(exact(task), z, mean).abs().max() < 1e-6
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    task, other = (GaussianTask("sub-volume", 2, copies=4, seed=seed) for seed in (0, 1))
+    z, mean = task.batch(3, 8, slice(None), "cpu")
+    again = task.batch(3, 8, slice(2, 5), "cpu")
+    torch.testing.assert_close(again, (z[2:5], mean[2:5]))
+    others = [task.batch(4, 8, slice(None), "cpu"), other.batch(3, 8, slice(None), "cpu")]
+    others += [task.held_out(0, 8, "cpu"), task.held_out(3, 8, "cpu")]
+    assert all((z - o).abs().max() > 0.1 for o, _ in others)
+    torch.testing.assert_close(task.held_out(3, 8, "cpu"), other.held_out(3, 8, "cpu"))
+
+
+def test_the_divergence_is_that_of_torch():
+    mean, q_mean = torch.randn(2, 5, 7, dtype=torch.float64)
+    deviation, q_deviation = torch.rand(2, 5, 7, dtype=torch.float64) + 0.1
+    expected = kl_divergence(Normal(mean, deviation), Normal(q_mean, q_deviation))
+    torch.testing.assert_close(conditional_kl(mean, deviation, q_mean, q_deviation), expected)
+
+
+def test_nll_is_divergence_plus_entropy():
+    task = GaussianTask("sub-volume", 2, copies=64)
+    z, mean = task.batch(0, 2000, slice(None), "cpu")
+    q = torch.zeros_like(z), torch.full_like(z, 1.2)  # a model that knows nothing of the past
+    nll = -Normal(*q).log_prob(z).double().mean(dim=(0, 2)).numpy()
+    kl = task.values(lambda _: q, z, mean).double().mean(dim=0).numpy()
+    np.testing.assert_allclose(nll, kl + task.entropy(), atol=0.01)
+    np.testing.assert_allclose(task.loss(lambda _: q, z, mean), kl.mean(), rtol=1e-5)
+
+
+def test_the_loss_of_a_window_is_no_less_than_its_floor():
+    """What `window_floor` says of seeing m vectors is what regression on them leaves."""
+    family = GaussianFamily("sub-volume", 2)
+    c, deviation = family.covariance(), np.diag(family.cholesky())
+    floor = gaussian_training.window_floor(family, 3)
+    for i in range(16):
+        past = slice(max(0, i - 3), i)
+        left = 1 - c[i, past] @ np.linalg.solve(c[past, past], c[past, i]) if i else 1.0
+        assert floor[i] == pytest.approx(np.log(left) / 2 - np.log(deviation[i]))
+    assert gaussian_training.window_floor(family, 16).max() < 1e-12
+
+
+@pytest.mark.parametrize("length", [16, 64, 256, 4096])
+def test_blocks_cover_all_positions_once(length):
+    edges = blocks(length)
+    assert edges[0] == 0 and edges[-1] == length and (np.diff(edges) > 0).all()
+    assert len(edges) <= 162 and (np.diff(edges)[:16] == 1).all()
+    rng = np.random.default_rng(0)
+    kl, entropy = rng.random((6, length)), rng.random(length)
+    table = by_block(kl, entropy)
+    widths = table["last"] - table["first"] + 1
+    assert np.average(table["kl"], weights=widths) == pytest.approx(kl.mean())
+    assert np.average(table["entropy"], weights=widths) == pytest.approx(entropy.mean())
+    assert table["stderr"].iloc[0] == pytest.approx(kl[:, 0].std(ddof=1) / 6**0.5)
+
+
+def test_thinning_a_curve_keeps_its_ends():
+    step = np.arange(10, 2510, 10)
+    thin = thin_curve(pd.DataFrame({"step": step, "loss": 1 / step, "rate": 0.1}))
+    assert len(thin) <= 81 and thin["step"].is_monotonic_increasing
+    assert thin["step"].iloc[0] == 10 and thin["step"].iloc[-1] > 2300
+
+
+def test_training_lowers_the_divergence_and_is_repeatable():
+    run = Run("gpt2", **TINY, steps=40)
+    tables = train_run(run, device="cpu", progress=False)
+    row = tables["runs"].iloc[0]
+    untrained = run.task().loss(run.model(), *run.task().held_out(0, 128, "cpu")).item()
+    assert row["kl"] < 0.7 * untrained
+    assert row["kl"] > 0 and row["dim_z"] == 2 * 32 * 8
+    again = train_run(run, device="cpu", progress=False)
+    assert again["runs"]["kl"].iloc[0] == pytest.approx(row["kl"], rel=1e-4)
+
+
+def test_a_mamba_trains_here_too():
+    run = Run("mamba", **TINY, state=4, steps=12)
+    tables = train_run(run, device="cpu", progress=False)
+    losses = tables["curves"]["loss"]
+    assert losses.iloc[-1] < losses.iloc[0]
+    assert tables["runs"]["dim_z"].iloc[0] == 64 * 4 + 3 * 64
+
+
+def test_a_larger_state_helps():
+    """The same GPT-2, its window of 2 or of 4: more is within reach, and training finds it."""
+    small, large = (Run("gpt2", **TINY, window=w, steps=150) for w in (2, 4))
+    kl = [
+        train_run(run, device="cpu", progress=False)["runs"]["kl"].iloc[0] for run in (small, large)
+    ]
+    floor = gaussian_training.window_floor(small.task().family, 2).mean()
+    assert kl[1] < 0.9 * kl[0]
+    assert kl[0] > floor > kl[1]  # out of reach of the smaller one, whatever its training
+
+
+def test_results_are_gathered_when_all_runs_are_there(cache, monkeypatch):
+    grid = [{**TINY, "family": "gpt2", "steps": 2, "seed": seed} for seed in (0, 1)]
+    monkeypatch.setitem(gaussian_training.gaussian_grids.GRIDS, "tiny", lambda: grid)
+    first, second = (Run(**fields) for fields in grid)
+    keep(first, train_run(first, device="cpu", progress=False))
+    with pytest.raises(MissingResult, match="1 of its 2 runs .*--grid tiny --record"):
+        gathered("runs", "tiny")
+    main(["--run", json.dumps(grid[1])])
+    assert second.finished()
+    for name in gaussian_training.TABLES:
+        assert set(gathered(name, "tiny")["run"]) == {first.name, second.name}
+    about = gathered("runs", "tiny").attrs
+    assert about["tokens"] == 2 * 2 * 512 and about["params"]["grid"] == "tiny"
+
+
+def test_the_book_grid_is_what_it_promises():
+    runs = gaussian_training.runs_of("book")
+    assert len({run.name for run in runs}) == len(runs) >= 24
+    for run in runs[:1] + runs[-1:]:
+        assert run.task().length == run.length
+    for family in ("gpt2", "mamba", "mamba2"):
+        assert {run.length for run in runs if run.family == family} >= {64, 256, 1024, 4096}
+    budgets = {run.steps * run.vectors for run in runs}
+    assert len(budgets) == 2  # all alike, but for those that show what more training gives
+
+
+def test_bad_input_names_the_cure():
+    with pytest.raises(ValueError, match="power of 4, not 100"):
+        Run("gpt2", length=100)
+    with pytest.raises(ValueError, match="multiples of length = 64"):
+        Run("gpt2", length=64, vectors=100)
