@@ -5,6 +5,7 @@ that Mamba's kernels want; the fastest attention kernel; a whole step as one CUD
 """
 
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -26,28 +27,52 @@ def attention_kernels(device):
 
 
 def prepare(model, compile_layers: bool) -> None:
-    """Make a model fast on its device without changing its numbers: kernels' layout, compiling."""
+    """Make a model fast on its device without changing its numbers; it must not use a cache."""
     backbone = getattr(model, "backbone", None) or model.base_model
-    mamba = backbone.config.model_type.startswith("mamba")
-    cuda = next(model.parameters()).is_cuda
-    for layer in backbone.layers if mamba else backbone.h:
-        if mamba and cuda:
-            # Its kernels are opaque to the compiler, which would stumble over them one by one.
+    kind, cuda = backbone.config.model_type, next(model.parameters()).is_cuda
+    for layer in backbone.h if kind == "gpt2" else backbone.layers:
+        if kind == "mamba" and cuda:
+            layer.mixer.forward = partial(_mamba, layer.mixer)
+        if kind.startswith("mamba") and cuda:
+            layer.norm.register_forward_hook(_to_autocast)
+            # The kernels are opaque to the compiler, which would stumble over them one by one.
             layer.mixer.forward = torch.compiler.disable(layer.mixer.forward)
-        if backbone.config.model_type == "mamba" and cuda:
-            _time_last(layer.mixer.in_proj)
         if compile_layers:
             layer.compile()
 
 
-def _time_last(linear):
-    """Give a projection's output the memory layout that the scan wants: time runs fastest."""
+def _mamba(mixer, hidden, cache_params=None, attention_mask=None):
+    """Mamba-1's mixer through its fused kernel, in the layout that this wants: time runs fastest.
 
-    def forward(x):
-        out = linear.weight @ x.flatten(0, 1).T
-        return out.view(-1, *x.shape[:2]).permute(1, 2, 0)
+    Intermediate results are kept for the backward pass, where the class of transformers has the
+    kernel compute them again.
+    """
+    from mamba_ssm.ops.selective_scan_interface import mamba_inner_fn
 
-    linear.forward = forward
+    if cache_params is not None:
+        raise ValueError("a model prepared for training has no cache: pass use_cache=False")
+    xz = (mixer.in_proj.weight @ hidden.flatten(0, 1).T).view(-1, *hidden.shape[:2])
+    return mamba_inner_fn(
+        xz.transpose(0, 1),
+        mixer.conv1d.weight,
+        mixer.conv1d.bias,
+        mixer.x_proj.weight,
+        mixer.dt_proj.weight,
+        mixer.out_proj.weight,
+        mixer.out_proj.bias,
+        -mixer.A_log.float().exp(),
+        D=mixer.D.float(),
+        delta_bias=mixer.dt_proj.bias.float(),
+        delta_softplus=True,
+        checkpoint_lvl=0,
+    )
+
+
+def _to_autocast(module, inputs, output):
+    """Cast where the norm is compiled, rather than in a kernel of its own."""
+    device = output.device.type
+    on = torch.is_autocast_enabled(device)
+    return output.to(torch.get_autocast_dtype(device)) if on else output
 
 
 def graphed(step_on, batches, optimiser, step):

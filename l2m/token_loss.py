@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from l2m.vector_model import run_backbone
 
-CHUNK_BYTES = 1 << 30  # of a chunk's logits in fp32; they live in the dtype of the products
+CHUNK_BYTES = 1 << 32  # of a chunk's logits in fp32; they live in the dtype of the products
 
 
 def token_loss(model, tokens, bos: int):
