@@ -32,7 +32,7 @@ def book():
         small | {"kind": "logarithmic"},
     ]
     longer = [
-        {**model, "length": length, "steps": 10_000}
+        {**model, "length": length, "steps": 32_000}
         for model, length in ((gpt2, 4096), (small, 1024), (medium, 1024))
     ]
     wide = mamba2 | {"width": 512, "state": 128, "peak_rate": 7.5e-4}

@@ -45,10 +45,10 @@ class Run:
     seed: int = 0
     kind: str = "sub-volume"
     copies: int = 64
-    steps: int = 2500
-    vectors: int = 16_384
+    steps: int = 8000
+    vectors: int = 4096
     peak_rate: float = 1.5e-3
-    warmup: int = 200
+    warmup: int = 400
     held_out: int = 262_144
 
     def __post_init__(self):
