@@ -70,7 +70,18 @@ class Training:
         return self.peak_rate * rise * (1 + math.cos(math.pi * done)) / 2
 
 
-def train(model, task, config: Training, folder=None, device=None, progress=True) -> pd.DataFrame:
+def train(
+    model,
+    task,
+    config: Training,
+    folder=None,
+    device=None,
+    progress=True,
+    *,
+    deadline=math.inf,
+    watch=None,
+    watch_every=100,
+) -> pd.DataFrame:
     """Train `model` in place, from the folder's last checkpoint if there is one.
 
     Under `torchrun` the processes share each step's batch (DistributedDataParallel).
@@ -81,12 +92,15 @@ def train(model, task, config: Training, folder=None, device=None, progress=True
     task : see the module's text.
     folder : where checkpoints go; none are written when None.
     device : a GPU if there is one when None.
+    deadline : seconds after which training stops at a checkpoint, to go on when called again; a single
+        process only.
+    watch : function of the model, asked every `watch_every` steps; a held-out loss, say.
 
     Returns
     -------
-    DataFrame `step, tokens, loss, rate, gradient_norm, seconds`: loss in nats, the mean since the
-    row before. `attrs`: device, tokens, tokens_per_second, model_flops_share (None off the data
-    sheets of `PEAK_FLOPS`).
+    DataFrame `step, tokens, loss, rate, gradient_norm, seconds, watched`: loss in nats, the mean
+    since the row before; `watched` is NaN where nothing was asked. `attrs`: device, tokens,
+    tokens_per_second, model_flops_share (None off the data sheets of `PEAK_FLOPS`).
 
     Raises
     ------
@@ -150,6 +164,7 @@ def train(model, task, config: Training, folder=None, device=None, progress=True
     flops = flops_per_token(model, task.length)
     peak = _peak(device) * world
     losses, clock = [], time.perf_counter()
+    until = clock + deadline
     bar = _bar(config.steps * tokens, start * tokens, progress and rank == 0)
     for step in range(start, config.steps):
         for group in optimiser.param_groups:
@@ -158,8 +173,10 @@ def train(model, task, config: Training, folder=None, device=None, progress=True
         losses.append(loss.clone())
         bar.update(tokens)
         done = step + 1
-        saving = done == config.steps or (config.save_every and done % config.save_every == 0)
-        if saving or done % config.log_every == 0:
+        late = world == 1 and time.perf_counter() > until
+        saving = late or done == config.steps or _due(done, config.save_every)
+        watching = watch is not None and (done == config.steps or _due(done, watch_every))
+        if saving or watching or _due(done, config.log_every):
             value = _mean(losses, world)
             if not math.isfinite(value):
                 raise RuntimeError(
@@ -167,10 +184,13 @@ def train(model, task, config: Training, folder=None, device=None, progress=True
                 )
             seconds = time.perf_counter() - clock
             rows.append([done, done * tokens, value, config.rate(step), float(norm), seconds])
+            rows[-1].append(float(watch(model)) if watching else None)
             bar.set_postfix_str(_state(value, len(losses) * tokens / seconds * flops, peak))
             if saving and folder and rank == 0:
                 save(folder, done, rows, model, optimiser, about)
             losses, clock = [], time.perf_counter()
+        if late:
+            break
     bar.close()
     return _table(rows, device, flops, peak)
 
@@ -263,6 +283,10 @@ def _optimiser(model, config, device):
     return optimiser
 
 
+def _due(done, every):
+    return bool(every) and done % every == 0
+
+
 def _set_rate(group, rate):
     if isinstance(group["lr"], torch.Tensor):
         group["lr"].fill_(rate)
@@ -312,8 +336,8 @@ def _bar(total, initial, shown):
 
 
 def _table(rows, device, flops, peak):
-    columns = ["step", "tokens", "loss", "rate", "gradient_norm", "seconds"]
-    table = pd.DataFrame(rows, columns=columns)
+    columns = ["step", "tokens", "loss", "rate", "gradient_norm", "seconds", "watched"]
+    table = pd.DataFrame(rows, columns=columns).astype({"watched": float})
     steady = table.iloc[len(table) // 10 :]  # without compiling and warming up
     done = steady.tokens.max() - table.tokens.shift(fill_value=0).iloc[len(table) // 10]
     speed = float(done / steady.seconds.sum()) if len(table) else float("nan")

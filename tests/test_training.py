@@ -86,6 +86,17 @@ def test_a_killed_run_resumes_to_the_very_same_weights(family, tmp_path):
     np.testing.assert_array_equal(*values)
 
 
+def test_a_deadline_stops_at_a_checkpoint_and_a_watch_is_asked(tmp_path):
+    asked = []
+    options = {"watch": lambda model: len(asked.append(model) or asked), "watch_every": 3}
+    table = train(small("gpt2"), Copying(), CONFIG, tmp_path, progress=False, deadline=0, **options)
+    assert table.step.tolist() == [1]
+    table = train(small("gpt2"), Copying(), CONFIG, tmp_path, progress=False, **options)
+    assert table.step.tolist() == [1, 2, 3, 4, 6]
+    assert table.watched.dropna().tolist() == [1, 2]
+    assert table.loc[table.watched.notna(), "step"].tolist() == [3, 6]
+
+
 def test_a_damaged_checkpoint_is_passed_over(tmp_path):
     config = Training(**{**vars(CONFIG), "save_every": 2})
     table = train(small("gpt2"), Copying(), config, tmp_path, progress=False)
