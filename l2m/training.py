@@ -92,8 +92,8 @@ def train(
     task : see the module's text.
     folder : where checkpoints go; none are written when None.
     device : a GPU if there is one when None.
-    deadline : seconds after which training stops at a checkpoint, to go on when called again; a single
-        process only.
+    deadline : seconds after which training stops at a checkpoint, to go on when called again (a
+        single process only).
     watch : function of the model, asked every `watch_every` steps; a held-out loss, say.
 
     Returns
