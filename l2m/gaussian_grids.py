@@ -52,12 +52,14 @@ def _product(models):
 
 def smoke():
     """Return a miniature that trains on a CPU in seconds."""
-    budget = {"copies": 8, "width": 32, "steps": 60, "vectors": 1024, "warmup": 5}
-    budget |= {"held_out": 4096, "peak_rate": 1e-2}
+    budget = {"copies": 8, "width": 32, "steps": 40, "vectors": 256, "warmup": 5}
+    budget |= {"held_out": 1024, "peak_rate": 1e-2}
     models = [
         {"family": "gpt2", "layers": 2},
-        {"family": "gpt2", "layers": 2, "window": 2},
+        {"family": "gpt2", "layers": 1, "window": 2},
+        {"family": "gpt2", "layers": 2, "window": 5},
         {"family": "mamba", "layers": 1, "state": 4},
+        {"family": "mamba2", "layers": 1, "state": 16},
     ]
     return [{**budget, **model, "length": length} for model in models for length in (16, 64)]
 

@@ -151,10 +151,10 @@ def blocks(length, n=160):
     """Edges of about n blocks of positions: single ones up to 64, then wider by the logarithm.
 
     Wide blocks hold whole rows of sixteen numbers, since the divergence depends on the place in a
-    row.
+    row; L/2 is an edge.
     """
     wide = 16 * np.round(np.geomspace(64, max(length, 64), n - 64) / 16).astype(int)
-    edges = np.unique(np.concatenate([np.arange(65), wide]))
+    edges = np.unique(np.concatenate([np.arange(65), wide, [length // 2]]))
     return edges[edges <= length]
 
 

@@ -97,7 +97,7 @@ def test_the_loss_of_a_window_is_no_less_than_its_floor():
 def test_blocks_cover_all_positions_once(length):
     edges = blocks(length)
     assert edges[0] == 0 and edges[-1] == length and (np.diff(edges) > 0).all()
-    assert len(edges) <= 162 and (np.diff(edges)[:16] == 1).all()
+    assert len(edges) <= 162 and length // 2 in edges and (np.diff(edges)[:16] == 1).all()
     rng = np.random.default_rng(0)
     kl, entropy = rng.random((6, length)), rng.random(length)
     table = by_block(kl, entropy)
