@@ -19,6 +19,7 @@ from types import MethodType
 import numpy as np
 
 ATTENTION = "l2m_packed"
+BLOCK = 128  # queries and keys of one block of FlexAttention's mask
 
 
 @dataclass(frozen=True)
@@ -154,9 +155,13 @@ class PackedAttention:
         return out
 
     def block_mask(self, window, device):
-        """FlexAttention's block mask: the trunk's seen part, or one's own branch, causally."""
+        """FlexAttention's block mask: the trunk's seen part, or one's own branch, causally.
+
+        Counted a row of blocks at a time: `create_block_mask` compiles for minutes at some sizes,
+        and without compiling holds all size² entries.
+        """
         import torch
-        from torch.nn.attention.flex_attention import create_block_mask
+        from torch.nn.attention.flex_attention import BlockMask
 
         size = self.layout.length
         start = torch.zeros(size, dtype=torch.int32, device=device)
@@ -171,7 +176,22 @@ class PackedAttention:
             # without a window positions add nothing, and reading them costs
             return allowed if window is None else allowed & _sees(position[q], position[k], window)
 
-        return create_block_mask(visible, None, None, size, size, device=device, _compile=True)
+        keys = torch.arange(size, device=device)
+        counts = []
+        for query in keys.split(BLOCK):
+            allowed = visible(None, None, query[:, None], keys).sum(0)
+            counts.append(
+                torch.nn.functional.pad(allowed, (0, -size % BLOCK)).view(-1, BLOCK).sum(1)
+            )
+        counts = torch.stack(counts)
+        full = counts == BLOCK**2
+        lists = []
+        for kind in ((counts > 0) & ~full, full):
+            order = kind.int().argsort(dim=1, descending=True, stable=True)
+            lists += [kind.sum(1).int()[None, None], order.int()[None, None]]
+        return BlockMask.from_kv_blocks(
+            *lists, BLOCK_SIZE=BLOCK, mask_mod=visible, seq_lengths=(size, size)
+        )
 
     def _flex(self, query, key, value, scaling, window):
         if (window, query.device) not in self.masks:
