@@ -1,0 +1,103 @@
+"""Sequences of books as a task of `l2m.training`: cut anew every epoch, each at a paragraph."""
+
+import numpy as np
+
+from l2m.token_files import TokenFile
+
+
+class BookTask:
+    """Sequences of the training books, for `l2m.training.train`.
+
+    Every epoch cuts each book anew into sequences that start at a paragraph, the first one at a
+    random paragraph, and shuffles them. What lies between the end of a sequence and the next
+    paragraph is left out, and so are the ends of books.
+
+    Parameters
+    ----------
+    file : token file.
+    length : L, tokens a sequence.
+    seed : of cuts and order.
+    books : indices of the books; all when None.
+    """
+
+    def __init__(self, file: TokenFile, length: int, seed: int = 0, books=None):
+        self.file, self.length, self.seed = file, length, seed
+        self.books = np.arange(len(file.books)) if books is None else np.asarray(books)
+        self._paragraphs = {book: file.paragraphs_of(book) for book in self.books}
+        self._ends = [0]  # sequences of the first epochs together
+        self._epochs: dict[int, np.ndarray] = {}
+        if not len(self.cut(0)[0]):
+            raise ValueError(f"no book has {length} tokens from a paragraph on: train on shorter")
+
+    def cut(self, seed) -> tuple[np.ndarray, np.ndarray]:
+        """First token and book of the sequences of one cut, in the books' order.
+
+        `seed` is that of the first paragraphs; with None each book's first one begins.
+        """
+        rng = None if seed is None else np.random.default_rng([self.seed, seed])
+        starts, owner = [], []
+        for book in self.books:
+            paragraphs = self._paragraphs[book]
+            last = self.file.books.at[book, "end"] - self.length
+            paragraphs = paragraphs[paragraphs <= last]
+            if not len(paragraphs):
+                continue
+            early = np.searchsorted(paragraphs, paragraphs[0] + self.length)
+            i = 0 if rng is None else rng.integers(early)
+            while i < len(paragraphs):
+                starts.append(paragraphs[i])
+                owner.append(book)
+                i = np.searchsorted(paragraphs, paragraphs[i] + self.length)
+        return np.array(starts, np.int64), np.array(owner, np.int64)
+
+    def read(self, starts, device="cpu"):
+        """The sequences that begin at these tokens of the file: LongTensor (n, L)."""
+        import torch
+
+        rows = [self.file.tokens[start : start + self.length] for start in starts]
+        tokens = torch.from_numpy(np.stack(rows).astype(np.int64))
+        if torch.device(device).type == "cuda":
+            return tokens.pin_memory().to(device, non_blocking=True)
+        return tokens
+
+    def batch(self, step: int, size: int, rows: slice, device) -> tuple:
+        """Sequences `rows` of the `size` ones of a step: ((n, L),), a function of seed and step."""
+        numbers = step * size + np.arange(size)[rows]
+        return (self.read([self._start(n) for n in numbers], device),)
+
+    def loss(self, model, tokens):
+        """Mean loss, nats."""
+        from l2m.token_loss import token_loss
+
+        return token_loss(model, tokens, self.file.bos)
+
+    def values(self, model, tokens):
+        """Loss of every token (n, L), nats."""
+        from l2m.token_loss import token_values
+
+        return token_values(model, tokens, self.file.bos)
+
+    def epoch(self, number: int) -> int:
+        """The epoch, from 0, in which the sequence of this number comes, counted over all."""
+        while number >= self._ends[-1]:
+            self._ends.append(self._ends[-1] + len(self._order(len(self._ends) - 1)))
+        return int(np.searchsorted(self._ends, number, side="right")) - 1
+
+    def epochs(self, tokens: int) -> float:
+        """How many epochs so many tokens are."""
+        number = tokens // self.length
+        epoch = self.epoch(number)
+        first, end = self._ends[epoch : epoch + 2]
+        return epoch + (number - first) / (end - first)
+
+    def _start(self, number: int) -> int:
+        epoch = self.epoch(number)
+        return self._order(epoch)[number - self._ends[epoch]]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """First tokens of the sequences of an epoch, shuffled."""
+        if epoch not in self._epochs:
+            rng = np.random.default_rng([self.seed, epoch, 1])
+            self._epochs = dict(list(self._epochs.items())[-1:])  # a batch spans two at most
+            self._epochs[epoch] = rng.permutation(self.cut(epoch)[0])
+        return self._epochs[epoch]
