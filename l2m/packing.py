@@ -112,6 +112,7 @@ class PackedAttention:
         previous = model.config._attn_implementation
         model.set_attn_implementation(ATTENTION)
         layers = _layers(model) if self.compile_layers else []
+        layers = [layer for layer in layers if "forward" not in vars(layer)]  # `device_map` wraps it
         for layer in layers:  # for the time of the pass: other lengths would compile anew
             layer.forward = MethodType(compiled(type(layer).forward), layer)
         try:

@@ -191,29 +191,30 @@ def score(
         return values, own[:wanted], others[:, :wanted]
 
     with torch.inference_mode():
-        way = _exact_way(model, method, batch, np.arange(min(check, batch_size, n)), bos)
         settings = {
             "windows": windows,
             "partners": partners,
             "splits": splits,
             "ratio": ratio,
             "bos_token_id": bos,
-            "method": way.__name__,
+            "method": method,
             "batch_size": batch_size,
             "compile_layers": attention.compile_layers,
             "device": device.type,
         }
         with Shards(folder, model, settings, size=4 * batch_size, repair=repair) as shards:
+            missing = shards.missing()
+            if missing:  # nothing is left to check of a finished folder
+                way = _exact_way(model, method, batch, np.arange(min(check, batch_size, n)), bos)
             bar = tqdm(total=n, initial=shards.done, unit="window", disable=not progress)
-            for rows in shards.missing():
+            for number, rows in missing.items():
                 parts = []
                 for i in range(0, len(rows), batch_size):
                     values, *_ = batch(way, rows[i : i + batch_size])
                     parts.append({key: x.float().cpu().numpy() for key, x in values.items()})
                     bar.update(len(rows[i : i + batch_size]))
-                shards.write(
-                    rows, {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
-                )
+                scored = {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
+                shards.write(number, scored)
             bar.close()
             values = shards.merged()
     shuffled = {
@@ -241,12 +242,10 @@ def _exact_way(model, method, batch, rows, bos):
             raise ValueError(f"unknown method {method!r}: 'packed', 'prefix', 'whole' or 'auto'")
     elif getattr(model, "_is_stateful", False) or not model._supports_attention_backend:
         ways = ways[1:]  # a recurrent state cannot be packed, nor attention that we cannot replace
-    if method == "auto" and not len(rows):
-        ways = ways[-1:] if ways[0] is likelihood.prefix else ways[:1]
+    if not len(rows):  # prefix reuse is not taken unchecked, unless it was asked for
+        return ways[-1] if method == "auto" and ways[0] is likelihood.prefix else ways[0]
     tolerance = TOLERANCE[str(model.dtype).removeprefix("torch.")]
     for way in ways:
-        if not len(rows):
-            return way
         try:
             difference = likelihood.disagreement(model, *batch(way, rows), bos)
             problem = f"differs from whole passes by {difference:.2g} nats a token"

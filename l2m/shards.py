@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from l2m.results import write_atomic
+from l2m.results import sha256, write_atomic
 
 
 class Shards:
@@ -70,7 +70,7 @@ class Shards:
         else:
             write_atomic(path, json.dumps(self.manifest, indent=1).encode())
         for number, file in self._files().items():
-            if _sha256(file) != file.stem.split("-")[2]:
+            if sha256(file) != file.stem.split("-")[2]:
                 if not self.repair:
                     raise RuntimeError(
                         f"{file} is damaged (its sha256 differs from its name): pass repair=True "
@@ -87,23 +87,21 @@ class Shards:
         """Windows already scored."""
         return 0 if self.folder is None else sum(len(self.rows[i]) for i in self._files())
 
-    def missing(self):
-        """Yield the window indices of each shard that this process still has to score."""
+    def missing(self) -> dict[int, np.ndarray]:
+        """Window indices of each shard that this process still has to score, by its number."""
         found = {} if self.folder is None else self._files()
-        for number, rows in enumerate(self.rows):
-            if number % self.world == self.rank and number not in found:
-                yield rows
+        mine = {i: r for i, r in enumerate(self.rows) if i % self.world == self.rank}
+        return {number: rows for number, rows in mine.items() if number not in found}
 
-    def write(self, rows, values: dict):
-        """Keep the scores of one shard: {key: (len(rows), tokens) float32}."""
-        number = next(i for i, r in enumerate(self.rows) if r[0] == rows[0])
+    def write(self, number: int, values: dict):
+        """Keep the scores of one shard: {key: (windows, tokens) float32}."""
         if self.folder is None:
             self.values[number] = values
             return
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        columns = {"window": pa.array(rows)}
+        columns = {"window": pa.array(self.rows[number])}
         for key, x in values.items():
             flat = pa.array(np.ascontiguousarray(x, dtype=np.float32).ravel())
             columns["/".join(map(str, key))] = pa.FixedSizeListArray.from_arrays(flat, x.shape[1])
@@ -163,10 +161,6 @@ def _read(file):
         flat = column.flatten().to_numpy()
         out[kind, *map(int, numbers)] = flat.reshape(len(column), -1)
     return out
-
-
-def _sha256(file):
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _barrier():

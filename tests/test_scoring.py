@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from l2m import likelihood
 from l2m.corpora import Windows
-from l2m.packing import layout
+from l2m.packing import PackedAttention, layout
 from l2m.scoring import partner_permutation, powers_of_two, score, score_whole
 
 VOCABULARY = 97
@@ -165,6 +165,46 @@ def test_tokens_a_window():
     assert splits == [2**k for k in range(1, 11)]
     assert layout(2048, splits, 2).length <= 6200
     assert layout(2048, powers_of_two(2048, 4), 4).length <= 8400
+
+
+@pytest.mark.parametrize(
+    ("length", "ratio", "partners", "window"),
+    [(64, 2, 1, None), (300, 4, 1, None), (200, 3, 2, None), (300, 2, 1, 50)],
+)
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_block_mask(length, ratio, partners, window):
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    packed = PackedAttention(layout(length, powers_of_two(length), ratio, partners))
+    ours, size = packed.block_mask(window, "cpu"), packed.layout.length
+    theirs = create_block_mask(ours.mask_mod, None, None, size, size, device="cpu")
+    assert ours.shape == theirs.shape
+    for kind in ("kv", "full_kv"):
+        counts = getattr(theirs, f"{kind}_num_blocks")
+        assert torch.equal(getattr(ours, f"{kind}_num_blocks"), counts)
+        for row, count in enumerate(counts[0, 0]):
+            columns = [
+                getattr(mask, f"{kind}_indices")[0, 0, row, :count] for mask in (ours, theirs)
+            ]
+            assert torch.equal(*columns)
+    rng = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, heads, size, 16, generator=rng) for heads in (4, 2, 2))
+    flex = flex_attention(query, key, value, block_mask=ours, enable_gqa=True)
+    torch.testing.assert_close(packed._branchwise(query, key, value, None, window), flex)
+
+
+def test_a_model_laid_out_by_hugging_face(tmp_path):
+    from l2m.models import load_model
+
+    tiny("llama").save_pretrained(tmp_path / "model")
+    w = windows()
+    expected = score(tiny("llama"), w, progress=False)
+    places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu"}
+    places |= {"lm_head": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk"}
+    for where in ({"device_map": "auto"}, {"device_map": places, "offload_folder": tmp_path}):
+        model = load_model(str(tmp_path / "model"), "float32", **where)
+        assert_same(score(model, w, progress=False), expected)
+    assert model.model.layers[1].mlp.up_proj.weight.device.type == "meta"  # read when it is run
 
 
 @given(

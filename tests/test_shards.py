@@ -87,6 +87,14 @@ def test_processes_share_the_work(windows, tmp_path):
     assert_same(merged, scored(windows), tolerance=0)
 
 
+def test_a_finished_folder_asks_nothing_of_the_model(windows, tmp_path, monkeypatch):
+    expected = scored(windows, tmp_path)
+    monkeypatch.setattr("l2m.likelihood.hidden_states", None)
+    assert_same(scored(windows, tmp_path), expected, tolerance=0)
+    with pytest.raises(TypeError):
+        scored(windows, check=0)
+
+
 def test_a_damaged_shard_is_named_and_recomputed_on_request(windows, tmp_path):
     expected = scored(windows, tmp_path)
     shard = tmp_path / names(tmp_path)[1]
