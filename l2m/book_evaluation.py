@@ -26,7 +26,8 @@ def thinned(owner: np.ndarray, most: int) -> np.ndarray:
 class HeldOut:
     """Held-out books for one run, and a plain copy of its model that shares the weights.
 
-    The copy stays in evaluation mode and is not compiled: it may be asked while the model trains.
+    The copy is not compiled, so that it may be asked anything while the model trains. It stays in
+    training mode, in which Mamba takes its fused kernels; there is no dropout to switch off.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ class HeldOut:
         self.held_out = BookTask(file, run.length, run.seed, books)
         self.model = run.model(file.vocabulary).to(self.device)
         self.model.load_state_dict(model.state_dict(), assign=True)
-        self.model.eval()
+        self.model.train()
 
     def watch(self, _model=None) -> float:
         """Mean loss of some held-out sequences, the same each time, from all books (nats)."""
@@ -80,12 +81,15 @@ class HeldOut:
 
     def terms(self) -> pd.DataFrame:
         """`l2m.bipartite.window_terms` of the held-out windows, in fp32."""
+        import torch
+
         from l2m.bipartite import window_terms
         from l2m.scoring import score
 
         windows, books = self.windows()
-        options = {"groups": books, "bos_token_id": self.file.bos, "progress": False}
-        scores = score(self.model, windows, method="whole", **options)
+        options = {"groups": books, "bos_token_id": self.file.bos, "progress": False, "check": 0}
+        with torch.compiler.set_stance("force_eager"):  # compiling would take longer
+            scores = score(self.model, windows, method="whole", **options)
         table = window_terms(scores)
         values = table.select_dtypes("float64").columns
         return table.astype(dict.fromkeys(values, "float32"))

@@ -91,10 +91,10 @@ def carry_out(run: Run, experiment: Experiment, file: TokenFile, until=np.inf, p
     about |= {"weights": sum(p.numel() for p in model.parameters())}
     about |= {"config": model.config.to_dict(), "epochs": judge.task.epochs(run.tokens)}
     about |= metrics.attrs | {"torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
-    tables = {"metrics": metrics, "positions": judge.positions(), "terms": judge.terms()}
-    for name, table in tables.items():
-        table.attrs = {}
-        write_atomic(folder / f"{name}.parquet", table.to_parquet(compression="zstd"))
+    metrics.attrs = {}
+    made = {"metrics": lambda: metrics, "positions": judge.positions, "terms": judge.terms}
+    for name in TABLES:
+        write_atomic(folder / f"{name}.parquet", made[name]().to_parquet(compression="zstd"))
     write_atomic(folder / "about.json", json.dumps(about, indent=1, default=str))
     return True
 
