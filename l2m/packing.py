@@ -111,9 +111,11 @@ class PackedAttention:
         AttentionInterface.register(ATTENTION, self)
         previous = model.config._attn_implementation
         model.set_attn_implementation(ATTENTION)
+        # for the time of the pass, since other lengths would compile anew; not what `device_map`
+        # has wrapped: its wrapper moves the data
         layers = _layers(model) if self.compile_layers else []
-        layers = [layer for layer in layers if "forward" not in vars(layer)]  # `device_map` wraps it
-        for layer in layers:  # for the time of the pass: other lengths would compile anew
+        layers = [layer for layer in layers if "forward" not in vars(layer)]
+        for layer in layers:
             layer.forward = MethodType(compiled(type(layer).forward), layer)
         try:
             yield

@@ -193,7 +193,7 @@ def test_block_mask(length, ratio, partners, window):
     torch.testing.assert_close(packed._branchwise(query, key, value, None, window), flex)
 
 
-def test_a_model_laid_out_by_hugging_face(tmp_path):
+def test_a_model_laid_out_by_hugging_face(tmp_path, monkeypatch):
     from l2m.models import load_model
 
     tiny("llama").save_pretrained(tmp_path / "model")
@@ -204,7 +204,14 @@ def test_a_model_laid_out_by_hugging_face(tmp_path):
     for where in ({"device_map": "auto"}, {"device_map": places, "offload_folder": tmp_path}):
         model = load_model(str(tmp_path / "model"), "float32", **where)
         assert_same(score(model, w, progress=False), expected)
-    assert model.model.layers[1].mlp.up_proj.weight.device.type == "meta"  # read when it is run
+    last = model.model.layers[1]
+    assert last.mlp.up_proj.weight.device.type == "meta"  # read when it is run
+    monkeypatch.setattr("l2m.packing.compiled", lambda function: function)
+    loading = last.forward
+    with PackedAttention(layout(24, [2, 4, 8], 2), compile_layers=True).installed(model):
+        assert last.forward is loading
+        assert "forward" in vars(model.model.layers[0])
+    assert last.forward is loading
 
 
 @given(
