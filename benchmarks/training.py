@@ -16,7 +16,6 @@ import gc
 import json
 import os
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +56,12 @@ def build(name, vocabulary, length):
 
 def stepper(model, task, tricks, batch_size, device, rate):
     """The step function with these tricks: step number → loss."""
-    cuda = device.type == "cuda"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     model.to(device).train()
     if "kernels" in tricks or "compiled layers" in tricks:
         prepare(model, "compiled layers" in tricks)
     fused = {"fused": True} if "fused AdamW" in tricks else {}
     optimiser = torch.optim.AdamW(model.parameters(), rate, (0.9, 0.95), weight_decay=0.01, **fused)
-    kernels = attention_kernels(device) if "kernels" in tricks and cuda else nullcontext()
 
     def step(number):
         (tokens,) = task.batch(number, batch_size, slice(None), device)
@@ -82,10 +79,10 @@ def stepper(model, task, tricks, batch_size, device, rate):
         return loss.detach()
 
     def within(number):
-        with kernels:
+        with attention_kernels(device):
             return step(number)
 
-    return within if not isinstance(kernels, nullcontext) else step
+    return within if "kernels" in tricks else step
 
 
 def free():

@@ -1,5 +1,9 @@
 """What only a GPU can show: kernels, graphs and compiled layers against their plain twins."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -33,19 +37,30 @@ class Walk:
         return self.values(model, z).mean()
 
 
+def tokens_and_model(family):
+    model = build_model(family, vocabulary=50, length=256, **SIZES[family]).train()
+    return model, torch.randint(1, 50, (2, 256), generator=torch.Generator().manual_seed(0))
+
+
 def vectors(family):
     return build_model(family, dim=8, length=Walk.length, **SIZES[family])
 
 
 @pytest.mark.parametrize("family", SIZES)
-def test_kernels_agree_with_the_slow_path(family):
+def test_kernels_agree_with_the_slow_path(family, tmp_path):
     from l2m.acceleration import prepare
 
-    model = build_model(family, vocabulary=50, length=256, **SIZES[family]).train()
-    tokens = torch.randint(1, 50, (2, 256))
-    expected = token_values(model, tokens, 0)
+    model, tokens = tokens_and_model(family)
     model.cuda()
     prepare(model, compile_layers=False)
+    script = (
+        "import sys; sys.modules.update(mamba_ssm=None, causal_conv1d=None)\n"  # not installed
+        f"sys.path[:0] = {[os.path.dirname(__file__), *sys.path]!r}\n"
+        "import torch; from test_gpu import tokens_and_model, token_values\n"
+        f"torch.save(token_values(*tokens_and_model({family!r}), 0), {str(tmp_path / 'x')!r})"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    expected = torch.load(tmp_path / "x", weights_only=True)
     torch.testing.assert_close(
         token_values(model, tokens.cuda(), 0).cpu(), expected, rtol=1e-3, atol=2e-3
     )
