@@ -8,9 +8,10 @@ from l2m.token_files import TokenFile
 class BookTask:
     """Sequences of the training books, for `l2m.training.train`.
 
-    Every epoch cuts each book anew into sequences that start at a paragraph, the first one at a
-    random paragraph, and shuffles them. What lies between the end of a sequence and the next
-    paragraph is left out, and so are the ends of books.
+    Every epoch cuts each book anew into sequences that start at a paragraph, and shuffles them. The
+    first one starts at a random paragraph, the next ones at the first or second paragraph after an
+    end, by chance: taking always the first, cuts that begin apart would soon run together. What
+    lies between is left out, and so are the ends of books.
 
     Parameters
     ----------
@@ -32,7 +33,7 @@ class BookTask:
     def cut(self, seed) -> tuple[np.ndarray, np.ndarray]:
         """First token and book of the sequences of one cut, in the books' order.
 
-        `seed` is that of the first paragraphs; with None each book's first one begins.
+        With `seed` None nothing is left to chance: every sequence starts as early as it can.
         """
         rng = None if seed is None else np.random.default_rng([self.seed, seed])
         starts, owner = [], []
@@ -48,6 +49,7 @@ class BookTask:
                 starts.append(paragraphs[i])
                 owner.append(book)
                 i = np.searchsorted(paragraphs, paragraphs[i] + self.length)
+                i += 0 if rng is None else rng.integers(2)
         return np.array(starts, np.int64), np.array(owner, np.int64)
 
     def read(self, starts, device="cpu"):

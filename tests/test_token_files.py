@@ -1,0 +1,244 @@
+"""Token files: what is in them, how books are split, and what is refused."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from l2m import token_files
+from l2m.token_files import open_tokens, overlaps, require_apart, token_file
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("L2M_CACHE", str(tmp_path / "cache"))
+
+
+def words(folder, size=900):
+    """A fast tokenizer of words, saved to a folder; line breaks belong to the word before."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<|endoftext|>": 0, "?": 1} | {f"w{i}": i + 2 for i in range(size - 2)}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s+"), "removed")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?")
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    return words(tmp_path / "tokenizer")
+
+
+def library(folder, books=6, paragraphs=40, seed=0):
+    """Books of random words, two a parquet file."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir()
+    texts = [
+        "\n\n".join(
+            " ".join(f"w{i}" for i in rng.integers(800, size=rng.integers(3, 30)))
+            for _ in range(paragraphs)
+        )
+        for _ in range(books)
+    ]
+    for first in range(0, books, 2):
+        numbers = range(first, min(first + 2, books))
+        table = {"short_book_title": [f"book {i}" for i in numbers], "text": texts[first:][:2]}
+        pd.DataFrame(table).to_parquet(folder / f"part-{first}.parquet")
+    return texts
+
+
+def test_ids_books_and_paragraphs(tmp_path, tokenizer):
+    texts = library(tmp_path / "books")
+    file = token_file([tmp_path / "books"], tokenizer)
+    assert file.tokens.dtype == np.uint16 and file.bos == 0
+    assert file.vocabulary == 1024  # 900, rounded up to a multiple of 128
+    assert file.books["title"].tolist() == [f"book {i}" for i in range(6)]
+    for book, text in enumerate(texts):
+        start, end = file.books.loc[book, ["start", "end"]]
+        ids = [int(word[1:]) + 2 for word in text.split()]
+        assert file.tokens[start:end].tolist() == ids
+        begins = [start]
+        for paragraph in text.split("\n\n")[:-1]:
+            begins.append(begins[-1] + len(paragraph.split()))
+        assert file.paragraphs_of(book).tolist() == begins
+    assert len(file.tokens) == sum(len(text.split()) for text in texts)
+
+
+def test_paragraphs_of_real_text_start_where_their_first_token_does(monkeypatch):
+    monkeypatch.delenv("L2M_CACHE")  # the embedded tokenizer need not be unpacked again
+    from l2m.corpora import load_corpus
+    from l2m.models import load_tokenizer
+
+    file, tokenizer = token_file(["kjv"], limit=3), load_tokenizer()
+    for book, text in enumerate(load_corpus("kjv", 3).texts):
+        chapters = text.split("\n\n")
+        starts = file.paragraphs_of(book)
+        assert len(starts) == len(chapters)
+        for start, chapter in zip(starts[::10], chapters[::10], strict=True):
+            ids = tokenizer(chapter[:200], add_special_tokens=False)["input_ids"][:20]
+            assert file.tokens[start : start + 20].tolist() == ids
+
+
+def test_large_vocabularies_take_four_bytes(tmp_path):
+    library(tmp_path / "books", books=2, paragraphs=3)
+    file = token_file([tmp_path / "books"], words(tmp_path / "many", 70_000))
+    assert file.tokens.dtype == np.uint32
+    again = open_tokens(file.folder)
+    np.testing.assert_array_equal(again.tokens, file.tokens)
+
+
+def test_it_is_made_once_and_a_limit_makes_another(tmp_path, tokenizer, monkeypatch):
+    library(tmp_path / "books")
+    file = token_file([tmp_path / "books"], tokenizer)
+    few = token_file([tmp_path / "books"], tokenizer, limit=2)
+    assert len(few.books) == 2 and few.folder != file.folder
+    monkeypatch.setattr(token_files, "_make", None)
+    assert token_file([tmp_path / "books"], tokenizer).folder == file.folder
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_stopped_run_goes_on_with_the_next_book(tmp_path, tokenizer, monkeypatch, cut):
+    library(tmp_path / "books")
+    whole = token_file([tmp_path / "books"], tokenizer)
+    expected = {name: (whole.folder / name).read_bytes() for name in whole.manifest["sha256"]}
+    whole.folder.rename(tmp_path / "aside")
+    real, read = token_files._encoded, []
+
+    def stopping(documents, tokenizer):
+        for item in real(documents, tokenizer):
+            if len(read) == 4:
+                raise KeyboardInterrupt
+            read.append(item)
+            yield item
+
+    monkeypatch.setattr(token_files, "_encoded", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        token_file([tmp_path / "books"], tokenizer)
+    assert not whole.folder.exists()
+    partial = whole.folder.with_suffix(".partial")
+    if cut:  # in the middle of a line, with ids of a book that is not finished
+        journal = (partial / "books.jsonl").read_text()
+        (partial / "books.jsonl").write_text(journal[:-9])
+        with open(partial / "tokens.bin", "ab") as stream:
+            stream.write(b"12345")
+
+    def counted(documents, tokenizer):
+        documents = list(documents)
+        assert len(documents) == 6 - 4 + cut
+        yield from real(iter(documents), tokenizer)
+
+    monkeypatch.setattr(token_files, "_encoded", counted)
+    file = token_file([tmp_path / "books"], tokenizer)
+    assert {name: (file.folder / name).read_bytes() for name in expected} == expected
+    assert file.manifest == whole.manifest
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "paragraphs.bin"])
+def test_a_damaged_file_is_named(tmp_path, tokenizer, name):
+    library(tmp_path / "books")
+    folder = token_file([tmp_path / "books"], tokenizer).folder
+    data = bytearray((folder / name).read_bytes())
+    data[3] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(RuntimeError, match=f"{re.escape(name)} is damaged.*remove"):
+        token_file([tmp_path / "books"], tokenizer)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(FileNotFoundError, match="no token file"):
+        open_tokens(folder)
+
+
+def test_what_cannot_be_read_is_said(tmp_path, tokenizer):
+    (tmp_path / "void").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no .txt or .parquet"):
+        token_file([tmp_path / "void"], tokenizer)
+    with pytest.raises(FileNotFoundError, match="no corpus, file or folder"):
+        token_file([tmp_path / "nothing"], tokenizer)
+    with pytest.raises(FileNotFoundError, match="cannot load"):
+        token_file(["kjv"], str(tmp_path / "no-tokenizer"))
+
+
+def test_hub_corpora_are_streamed(tmp_path, tokenizer, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    titles = [f"book {i}" for i in range(20)]
+    table = pd.DataFrame({"short_book_title": titles, "publication_date": 1900, "url": ""})
+    table["text"] = [f"w1 w2\nw{i}\n\nw4 w5" for i in range(20)]
+    table.to_parquet(tmp_path / "pg19.parquet")
+    real, taken = datasets.load_dataset, []
+
+    def local(path, *, split, streaming, revision):
+        assert path == "emozilla/pg19" and streaming and len(revision) == 40
+        rows = real(
+            "parquet",
+            data_files=str(tmp_path / "pg19.parquet"),
+            split=split,
+            streaming=True,
+            cache_dir=str(tmp_path / "hub"),
+        )
+        return (taken.append(row) or row for row in rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", local)
+    file = token_file(["pg19"], tokenizer, limit=3)
+    assert file.books["title"].tolist() == titles[:3]
+    assert file.tokens[:5].tolist() == [3, 4, 2, 6, 7]
+    assert file.paragraphs_of(1).tolist() == [5, 8]
+    assert len(taken) == 3  # no more than asked for
+
+
+def test_the_split_is_by_book_and_keeps_its_place_in_a_larger_library(tmp_path, tokenizer):
+    library(tmp_path / "books", books=12)
+    file = token_file([tmp_path / "books"], tokenizer)
+    train, held = file.split(4, seed=1)
+    assert len(train) == 8 and len(held) == 4 and not set(train) & set(held)
+    assert set(file.split(4, seed=2)[1]) != set(held)
+    np.testing.assert_array_equal(file.split(4, seed=1)[1], held)
+    assert set(held) <= set(file.split(6, seed=1)[1])
+    fewer = file.split(4, 1, exclude=[file.books["title"][held[0]]])
+    assert held[0] not in np.concatenate(fewer) and set(held[1:]) < set(fewer[1])
+    for wrong in (0, 12, 50):
+        with pytest.raises(ValueError, match="cannot be held out of 12"):
+            file.split(wrong)
+    with pytest.raises(ValueError, match="no book to exclude is called Emma"):
+        file.split(2, exclude=["Emma"])
+
+
+def test_overlap_is_the_share_of_common_runs(tmp_path, tokenizer):
+    texts = library(tmp_path / "books", books=6, paragraphs=200)
+    lone = texts[1].split()
+    texts[4] = texts[4] + "\n\n" + " ".join(lone[500:2000])
+    table = {"short_book_title": [f"book {i}" for i in range(6)], "text": texts}
+    pd.DataFrame(table).to_parquet(tmp_path / "shared.parquet")
+    file = token_file([tmp_path / "shared.parquet"], tokenizer)
+
+    def naive(a, b):
+        ids = {}
+        for book in (a, b):
+            start, end = file.books.loc[book, ["start", "end"]]
+            tokens = file.tokens[start:end].tolist()
+            ids[book] = {tuple(tokens[i : i + 50]) for i in range(len(tokens) - 49)}
+        return len(ids[a] & ids[b]) / len(ids[a])
+
+    found = overlaps(file, [0, 2, 3, 4, 5], [1])
+    assert found[["held_out", "training"]].values.tolist() == [["book 1", "book 4"]]
+    assert found["share"][0] == pytest.approx(naive(1, 4), rel=0.2)  # one run in eight is looked at
+    assert overlaps(file, [0, 2, 3], [1, 5]).empty and naive(1, 5) == 0
+    with pytest.raises(ValueError, match=r"'book 1' has \d+% in 'book 4'.*exclude"):
+        require_apart(file, [0, 4], [1, 5])
+    assert require_apart(file, [0, 2], [1, 4])["share"].sum() == 0
+
+
+def test_the_manifest_says_what_it_was_made_from(tmp_path, tokenizer):
+    library(tmp_path / "books", books=2)
+    folder = token_file([tmp_path / "books"], tokenizer).folder
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["corpora"][0][0] == str(tmp_path / "books")
+    assert len(manifest["corpora"][0][1]) == len(manifest["tokenizer"]) == 64
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "manifest.json",
+        "paragraphs.bin",
+        "tokens.bin",
+    ]
