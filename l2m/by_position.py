@@ -1,0 +1,169 @@
+"""Loss by position on held-out books: curves, differences, where they turn and cross.
+
+Everything rests on one array, the mean loss of every book in every block of positions (the table
+`positions` of `l2m.book_training`), and every interval on resampling books: sequences of one book
+are alike. Two models that read the same sequences are compared book by book, which takes most of
+the spread out of their difference.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class BookLosses:
+    """Mean losses of g books in k blocks of positions.
+
+    Attributes
+    ----------
+    position : (k,) middle of each block, geometric; `tokens` : (k,) positions in it.
+    losses : (g, k), nats; or differences of two models' losses.
+    weight : (g,) sequences of each book.
+    """
+
+    position: np.ndarray
+    tokens: np.ndarray
+    losses: np.ndarray
+    weight: np.ndarray
+
+    def __sub__(self, other: "BookLosses") -> "BookLosses":
+        """This model's losses minus another's on the same sequences, as far as both go."""
+        k = min(len(self.position), len(other.position))
+        same = np.array_equal(self.tokens[: k - 1], other.tokens[: k - 1])
+        if not same or not np.array_equal(self.weight, other.weight):
+            raise ValueError("the two models were not evaluated on the same sequences")
+        k -= not np.array_equal(self.tokens[:k], other.tokens[:k])  # the last block may be cut
+        losses = self.losses[:, :k] - other.losses[:, :k]
+        return BookLosses(self.position[:k], self.tokens[:k], losses, self.weight)
+
+    def smoothed(self, octaves: float = 0.5) -> "BookLosses":
+        """Averaged over neighbouring blocks: a triangle of this half-width in log₂(position)."""
+        distance = np.abs(np.subtract.outer(*2 * [np.log2(self.position)])) / octaves
+        kernel = np.clip(1 - distance, 0, None) * self.tokens
+        kernel /= kernel.sum(1, keepdims=True)
+        return BookLosses(self.position, self.tokens, self.losses @ kernel.T, self.weight)
+
+    def slopes(self, octaves: float = 1.0) -> "BookLosses":
+        """Gain of each octave of positions, d loss / d log₂(position): local straight lines."""
+        x = np.log2(self.position)
+        out = np.empty_like(self.losses)
+        for j, at in enumerate(x):
+            near = np.clip(1 - np.abs(x - at) / (octaves + 0.1), 0, None)  # position 2 too from 1
+            weight = near * self.tokens
+            centred = x - np.average(x, weights=weight)
+            out[:, j] = self.losses @ (weight * centred) / (weight @ centred**2)
+        return BookLosses(self.position, self.tokens, out, self.weight)
+
+    def between(self, first: float, last: float) -> "BookLosses":
+        """The blocks whose middle lies between these positions."""
+        some = (self.position >= first) & (self.position <= last)
+        return BookLosses(self.position[some], self.tokens[some], self.losses[:, some], self.weight)
+
+    def overall(self) -> "BookLosses":
+        """All positions as one block: the mean loss of a token."""
+        mean = (self.losses @ self.tokens / self.tokens.sum())[:, None]
+        middle = np.array([np.sqrt(self.position[0] * self.position[-1])])
+        return BookLosses(middle, np.array([self.tokens.sum()]), mean, self.weight)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """(k,) mean over sequences."""
+        return self.weight @ self.losses / self.weight.sum()
+
+    @property
+    def half_width(self) -> np.ndarray:
+        """(k,) half of the 95% interval of `mean` over the choice of books (Student-t)."""
+        g = len(self.weight)
+        residual = self.weight[:, None] * (self.losses - self.mean) / self.weight.sum()
+        stderr = np.sqrt(g / (g - 1) * (residual**2).sum(0))
+        return stats.t.ppf(0.5 + CONFIDENCE / 2, g - 1) * stderr
+
+    def resampled(self, n: int = 2000, seed=0) -> np.ndarray:
+        """(n, k) means over books drawn with replacement."""
+        rng, g = np.random.default_rng(seed), len(self.weight)
+        draws = rng.multinomial(g, np.full(g, 1 / g), size=n) * self.weight
+        return draws @ self.losses / draws.sum(1, keepdims=True)
+
+
+def book_losses(positions: pd.DataFrame, run: str) -> BookLosses:
+    """The held-out losses of one run.
+
+    Parameters
+    ----------
+    positions : `run, data, book, first, last, nll, sequences`.
+
+    Raises
+    ------
+    ValueError
+        If the run is not in the table.
+    """
+    own = positions[(positions["run"] == run) & (positions["data"] == "held-out")]
+    if own.empty:
+        raise ValueError(f"no run {run!r}, only {', '.join(map(str, positions['run'].unique()))}")
+    table = own.pivot(index="book", columns="first", values="nll")
+    blocks = own.drop_duplicates("first").sort_values("first")
+    first, last = blocks["first"].to_numpy(), blocks["last"].to_numpy()
+    weight = own.drop_duplicates("book").set_index("book")["sequences"].loc[table.index]
+    values = table.to_numpy(np.float64)
+    return BookLosses(np.sqrt(first * last), last - first + 1, values, weight.to_numpy(np.float64))
+
+
+@dataclass(frozen=True)
+class Place:
+    """A position on a curve, with its 95% interval over books.
+
+    `found` is the share of resamples that have such a position; without one in the data `position`
+    is NaN, and an end of the interval is infinite where more than 2.5% of the resamples have none.
+    """
+
+    position: float
+    low: float
+    high: float
+    found: float
+
+
+def lowest(curve: BookLosses, n: int = 2000, seed=0) -> Place:
+    """Where a curve is lowest inside its range: of Mamba's loss minus GPT-2's, the largest lead.
+
+    A curve whose lowest point is its last has no such place yet (infinite); its first, none either.
+    """
+
+    def find(mean):
+        i = mean.argmin(-1)
+        out = curve.position[i].astype(float)
+        return np.where(i == len(curve.position) - 1, np.inf, out)
+
+    return _place(find, curve, n, seed)
+
+
+def rises_through_zero(curve: BookLosses, n: int = 2000, seed=0) -> Place:
+    """Where a curve is above zero from there on, interpolated; infinite if its end is not."""
+
+    def find(mean):
+        mean = np.atleast_2d(mean)
+        x = np.log2(curve.position)
+        out = np.full(len(mean), np.inf)
+        for row, y in enumerate(mean):
+            below = np.flatnonzero(y <= 0)
+            if not len(below):
+                out[row] = curve.position[0]
+            elif below[-1] < len(y) - 1:
+                i = below[-1]
+                out[row] = 2 ** (x[i] - y[i] * (x[i + 1] - x[i]) / (y[i + 1] - y[i]))
+        return out
+
+    return _place(find, curve, n, seed)
+
+
+def _place(find, curve, n, seed) -> Place:
+    here = float(np.ravel(find(curve.mean))[0])
+    places = np.ravel(find(curve.resampled(n, seed)))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(places, [tail, 1 - tail], method="nearest")
+    found = float(np.isfinite(places).mean())
+    return Place(here if np.isfinite(here) else np.nan, float(low), float(high), found)

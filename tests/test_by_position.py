@@ -1,0 +1,110 @@
+"""Curves over positions: means, slopes, turning and crossing, and whether intervals hold."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from l2m.book_evaluation import block_edges
+from l2m.by_position import BookLosses, book_losses, lowest, rises_through_zero
+
+
+def losses(function, books=24, noise=0.0, slant=0.0, length=4096, seed=0):
+    """Losses function(position) of books that each lie higher or lower, and slant."""
+    rng = np.random.default_rng(seed)
+    edges = block_edges(length)
+    position = np.sqrt(edges[:-1] * (edges[1:] - 1))
+    own = noise * rng.normal(size=(books, 1))
+    own = own + slant * rng.normal(size=(books, 1)) * (np.log2(position) - 6)
+    weight = rng.integers(5, 33, books).astype(float)
+    return BookLosses(position, np.diff(edges), function(position) + own, weight)
+
+
+def test_the_table_becomes_an_array():
+    rows = []
+    for run, shift in (("a", 0.0), ("b", 1.0)):
+        for book, sequences in ((4, 10), (9, 30)):
+            for first, last in ((1, 1), (2, 3), (4, 8)):
+                rows.append([run, "held-out", book, first, last, shift + book + first, sequences])
+        rows.append([run, "seen", -1, 1, 1, 99.0, 5])
+    columns = ["run", "data", "book", "first", "last", "nll", "sequences"]
+    table = pd.DataFrame(rows, columns=columns).sample(frac=1, random_state=0)
+    found = book_losses(table, "b")
+    assert found.losses.tolist() == [[6, 7, 9], [11, 12, 14]]
+    assert found.tokens.tolist() == [1, 2, 5] and found.weight.tolist() == [10, 30]
+    assert found.mean == pytest.approx([9.75, 10.75, 12.75])
+    assert (found - book_losses(table, "a")).losses == pytest.approx(np.ones((2, 3)))
+    assert found.overall().mean == pytest.approx([(9.75 + 2 * 10.75 + 5 * 12.75) / 8])
+    with pytest.raises(ValueError, match="no run 'c', only"):
+        book_losses(table, "c")
+
+
+def test_lengths_need_not_agree_but_sequences_must():
+    long, short = losses(np.log2, length=8192), losses(np.sqrt, length=5000)
+    both = long - short
+    assert both.position[-1] < 5000 and len(both.position) >= len(short.position) - 1
+    other = BookLosses(short.position, short.tokens, short.losses, short.weight + 1)
+    with pytest.raises(ValueError, match="not evaluated on the same sequences"):
+        long - other
+
+
+def test_intervals_of_a_mean_hold_it():
+    held = 0
+    for seed in range(400):
+        curve = losses(lambda x: 0 * x, books=16, noise=1.0, seed=seed)
+        held += abs(curve.mean[0]) < curve.half_width[0]
+    assert 0.91 < held / 400 < 0.985
+    spread = losses(lambda x: 0 * x, books=16, noise=1.0).resampled(4000).std(0)[0]
+    curve = losses(lambda x: 0 * x, books=16, noise=1.0)
+    assert spread == pytest.approx(curve.half_width[0] / 2.131, rel=0.06)
+
+
+def test_slopes_are_those_of_lines():
+    line = losses(lambda x: 5 - 0.3 * np.log2(x), noise=1.0)
+    assert line.slopes().losses == pytest.approx(np.full(line.losses.shape, -0.3))
+    bent = losses(lambda x: np.maximum(0, np.log2(x) - 6)).slopes().mean
+    assert bent[line.position < 30].max() < 0.01 and bent[line.position > 140].min() > 0.99
+
+
+def test_smoothing_keeps_lines_inside_and_takes_noise_away():
+    line = losses(lambda x: np.log2(x))
+    inside = (line.position > 64) & (line.position < 2048)
+    assert line.smoothed().mean[inside] == pytest.approx(np.log2(line.position[inside]), abs=0.06)
+    rng = np.random.default_rng(0)
+    noisy = losses(lambda x: rng.normal(size=len(x)))
+    assert noisy.smoothed().mean[inside].std() < noisy.mean[inside].std() / 2
+
+
+@pytest.mark.parametrize("turn", [64, 300, 1500])
+def test_a_turn_is_found(turn):
+    curve = losses(lambda x: 0.02 * np.log2(x / turn) ** 2 - 0.1, noise=0.3)
+    place = lowest(curve)
+    assert place.position == pytest.approx(turn, rel=0.06) and place.found == 1
+    assert place.low <= place.position <= place.high
+
+
+def test_a_curve_that_only_falls_has_not_turned():
+    place = lowest(losses(lambda x: -np.log2(x)))
+    assert np.isnan(place.position) and place.low == place.high == np.inf and place.found == 0
+
+
+def test_a_crossing_is_found_and_its_interval_holds_it():
+    def truth(x):
+        return 0.05 * np.log2(x / 500)
+
+    assert rises_through_zero(losses(truth)).position == pytest.approx(500, rel=0.01)
+    held = 0
+    for seed in range(100):
+        place = rises_through_zero(losses(truth, noise=0.05, slant=0.005, seed=seed), 300)
+        held += place.low <= 500 <= place.high
+    assert held >= 85
+    assert np.isnan(rises_through_zero(losses(lambda x: truth(x) - 9)).position)
+    above = losses(lambda x: 0 * x + 1)
+    assert rises_through_zero(above).position == above.position[0]
+
+
+def test_a_pair_is_known_better_than_either():
+    one = losses(lambda x: np.log2(x), noise=1.0)
+    two = losses(lambda x: np.log2(x) + 0.01, noise=1.0)  # the same books
+    difference = two - one
+    assert difference.mean == pytest.approx(np.full(len(difference.mean), 0.01))
+    assert difference.half_width.max() < 1e-9 < one.half_width.min()
