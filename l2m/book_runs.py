@@ -16,7 +16,7 @@ class Run:
     length: int = 4096
     state: int | None = None
     tokens: int = 100_000_000
-    batch_tokens: int = 131_072
+    batch_tokens: int = 32_768
     peak_rate: float = 1e-3
     accumulate: int = 1
     seed: int = 0
@@ -104,13 +104,13 @@ def _pairs(lengths, sizes, **other):
 
 
 BOOK = (
-    Run("mamba", 24, 768, accumulate=2),
-    Run("gpt2", 12, 768),
+    Run("mamba", 24, 768, peak_rate=6e-4),
+    Run("gpt2", 12, 768, peak_rate=6e-4),
     Run("mamba", 16, 512),
     Run("gpt2", 8, 512),
     Run("mamba", 12, 256),
     Run("gpt2", 6, 256),
-    Run("mamba2", 24, 768, accumulate=2),
+    Run("mamba2", 24, 768, peak_rate=6e-4),
     Run("mamba", 16, 512, state=4),
     Run("mamba", 16, 512, state=64),
     Run("mamba", 16, 512, length=8192),
