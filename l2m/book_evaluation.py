@@ -5,7 +5,7 @@ import pandas as pd
 
 BLOCKS = 12  # an octave of positions is smoothed over so many blocks
 TOKENS = 1 << 15  # evaluated at once
-WATCHED = 1 << 18  # held-out tokens looked at while training
+WATCHED = 1 << 17  # held-out tokens looked at while training
 
 
 def block_edges(length: int) -> np.ndarray:

@@ -55,7 +55,7 @@ class Run:
             compile=device == "cuda",
             seed=self.seed,
             log_every=max(1, self.steps // 150),
-            save_every=max(1, self.steps // 4),
+            save_every=max(1, self.steps // 2),
         )
 
 

@@ -71,20 +71,27 @@ def carry_out(run: Run, experiment: Experiment, file: TokenFile, until=np.inf, p
         return True
     if until - time.time() < SPARE:
         return False
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(kind, int(os.environ.get("LOCAL_RANK", 0)))  # of torchrun
+    if kind == "cuda":
+        torch.cuda.set_device(device)
     model = run.model(file.vocabulary).to(device)
     judge = HeldOut(run, experiment, file, model)
     metrics = train(
         model,
         judge.task,
-        run.training(device),
+        run.training(kind),
         folder,
         device,
         progress,
         deadline=until - SPARE - time.time(),
         watch=judge.watch,
-        watch_every=max(1, run.steps // 12),
+        watch_every=max(1, run.steps // 6),
     )
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if int(os.environ.get("RANK", 0)) > 0:  # the first process evaluates
+        return True
     if metrics["step"].max() < run.steps:
         return False
     about = dataclasses.asdict(run) | {"tokens_sha256": file.sha256}
