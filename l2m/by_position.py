@@ -117,43 +117,50 @@ def book_losses(positions: pd.DataFrame, run: str) -> BookLosses:
 class Place:
     """A position on a curve, with its 95% interval over books.
 
-    `found` is the share of resamples that have such a position; without one in the data `position`
-    is NaN, and an end of the interval is infinite where more than 2.5% of the resamples have none.
+    Infinite where the curve has no such place before its end; so is an end of the interval when
+    more than 2.5% of the resamples have none. `samples` : (n,), those of the resamples, in the same
+    order of draws for all curves of the same books.
     """
 
     position: float
     low: float
     high: float
-    found: float
+    samples: np.ndarray
+
+    def __str__(self) -> str:
+        """The position and its interval, such as "520 (410 to 700)"."""
+        here, low, high = (f"{x:,.0f}" if np.isfinite(x) else "end" for x in self._ends())
+        return f"{here} ({low} to {high})" if np.isfinite(self.low) else "not before the end"
+
+    def _ends(self):
+        return self.position, self.low, self.high
 
 
 def lowest(curve: BookLosses, n: int = 2000, seed=0) -> Place:
-    """Where a curve is lowest inside its range: of Mamba's loss minus GPT-2's, the largest lead.
+    """Where a curve is lowest: of Mamba's loss minus GPT-2's, where the lead is largest.
 
-    A curve whose lowest point is its last has no such place yet (infinite); its first, none either.
+    A curve that is lowest in its last block has not turned yet: infinite.
     """
 
-    def find(mean):
-        i = mean.argmin(-1)
-        out = curve.position[i].astype(float)
-        return np.where(i == len(curve.position) - 1, np.inf, out)
+    def find(means):
+        at = means.argmin(1)
+        return np.where(at == means.shape[1] - 1, np.inf, curve.position[at])
 
     return _place(find, curve, n, seed)
 
 
-def rises_through_zero(curve: BookLosses, n: int = 2000, seed=0) -> Place:
-    """Where a curve is above zero from there on, interpolated; infinite if its end is not."""
+def above_zero_from(curve: BookLosses, n: int = 2000, seed=0) -> Place:
+    """From where on a curve is above zero, interpolated; infinite if its end is not."""
+    x = np.log2(curve.position)
 
-    def find(mean):
-        mean = np.atleast_2d(mean)
-        x = np.log2(curve.position)
-        out = np.full(len(mean), np.inf)
-        for row, y in enumerate(mean):
+    def find(means):
+        out = np.full(len(means), np.inf)
+        for row, y in enumerate(means):
             below = np.flatnonzero(y <= 0)
-            if not len(below):
+            i = below[-1] if len(below) else -1
+            if i < 0:
                 out[row] = curve.position[0]
-            elif below[-1] < len(y) - 1:
-                i = below[-1]
+            elif i < len(y) - 1:
                 out[row] = 2 ** (x[i] - y[i] * (x[i + 1] - x[i]) / (y[i + 1] - y[i]))
         return out
 
@@ -161,9 +168,7 @@ def rises_through_zero(curve: BookLosses, n: int = 2000, seed=0) -> Place:
 
 
 def _place(find, curve, n, seed) -> Place:
-    here = float(np.ravel(find(curve.mean))[0])
-    places = np.ravel(find(curve.resampled(n, seed)))
+    samples = find(curve.resampled(n, seed))
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(places, [tail, 1 - tail], method="nearest")
-    found = float(np.isfinite(places).mean())
-    return Place(here if np.isfinite(here) else np.nan, float(low), float(high), found)
+    low, high = np.quantile(samples, [tail, 1 - tail], method="nearest")
+    return Place(float(find(curve.mean[None])[0]), float(low), float(high), samples)

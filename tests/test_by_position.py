@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from l2m.book_evaluation import block_edges
-from l2m.by_position import BookLosses, book_losses, lowest, rises_through_zero
+from l2m.by_position import BookLosses, above_zero_from, book_losses, lowest
 
 
 def losses(function, books=24, noise=0.0, slant=0.0, length=4096, seed=0):
@@ -78,28 +78,31 @@ def test_smoothing_keeps_lines_inside_and_takes_noise_away():
 def test_a_turn_is_found(turn):
     curve = losses(lambda x: 0.02 * np.log2(x / turn) ** 2 - 0.1, noise=0.3)
     place = lowest(curve)
-    assert place.position == pytest.approx(turn, rel=0.06) and place.found == 1
+    assert place.position == pytest.approx(turn, rel=0.06)
     assert place.low <= place.position <= place.high
 
 
 def test_a_curve_that_only_falls_has_not_turned():
     place = lowest(losses(lambda x: -np.log2(x)))
-    assert np.isnan(place.position) and place.low == place.high == np.inf and place.found == 0
+    assert place.position == place.low == place.high == np.inf
+    assert str(place) == "not before the end"
 
 
 def test_a_crossing_is_found_and_its_interval_holds_it():
     def truth(x):
         return 0.05 * np.log2(x / 500)
 
-    assert rises_through_zero(losses(truth)).position == pytest.approx(500, rel=0.01)
+    assert above_zero_from(losses(truth)).position == pytest.approx(500, rel=0.01)
     held = 0
     for seed in range(100):
-        place = rises_through_zero(losses(truth, noise=0.05, slant=0.005, seed=seed), 300)
+        place = above_zero_from(losses(truth, noise=0.05, slant=0.005, seed=seed), 300)
         held += place.low <= 500 <= place.high
     assert held >= 85
-    assert np.isnan(rises_through_zero(losses(lambda x: truth(x) - 9)).position)
+    doubtful = above_zero_from(losses(lambda x: 0.05 * np.log2(x / 3000), noise=0.05))
+    assert doubtful.low < 3000 and doubtful.high == np.inf and str(doubtful).endswith("to end)")
+    assert np.isinf(above_zero_from(losses(lambda x: truth(x) - 9)).position)
     above = losses(lambda x: 0 * x + 1)
-    assert rises_through_zero(above).position == above.position[0]
+    assert above_zero_from(above).position == above.position[0]
 
 
 def test_a_pair_is_known_better_than_either():
