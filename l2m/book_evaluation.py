@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from l2m.book_task import BookTask
+
 BLOCKS = 12  # an octave of positions is smoothed over so many blocks
 TOKENS = 1 << 15  # evaluated at once
 WATCHED = 1 << 17  # held-out tokens looked at while training
@@ -23,6 +25,15 @@ def thinned(owner: np.ndarray, most: int) -> np.ndarray:
     return np.concatenate(kept)
 
 
+def held_out_windows(experiment, file) -> tuple[np.ndarray, np.ndarray]:
+    """Windows for `l2m.scoring.score`, evenly from all held-out books, and the book of each."""
+    _, books = experiment.split(file)
+    task = BookTask(file, experiment.window_length, 0, books)
+    starts, owner = task.cut(None)
+    kept = thinned(owner, -(-experiment.windows // len(books)))
+    return task.read(starts[kept]).numpy(), owner[kept]
+
+
 class HeldOut:
     """Held-out books for one run, and a plain copy of its model that shares the weights.
 
@@ -37,8 +48,6 @@ class HeldOut:
     """
 
     def __init__(self, run, experiment, file, model):
-        from l2m.book_task import BookTask
-
         self.experiment, self.file, self.run = experiment, file, run
         self.device = next(model.parameters()).device
         training, books = experiment.split(file)
@@ -70,15 +79,6 @@ class HeldOut:
         tables.append(self._blocks("seen", self._losses(self.task, seen), nobody))
         return pd.concat(tables, ignore_index=True)
 
-    def windows(self):
-        """Held-out windows for `l2m.scoring.score`, evenly from all books, and the books."""
-        from l2m.book_task import BookTask
-
-        task = BookTask(self.file, self.experiment.window_length, 0, self.held_out.books)
-        starts, owner = task.cut(None)
-        kept = thinned(owner, -(-self.experiment.windows // len(task.books)))
-        return task.read(starts[kept]).numpy(), owner[kept]
-
     def terms(self) -> pd.DataFrame:
         """`l2m.bipartite.window_terms` of the held-out windows, in fp32."""
         import torch
@@ -86,7 +86,7 @@ class HeldOut:
         from l2m.bipartite import window_terms
         from l2m.scoring import score
 
-        windows, books = self.windows()
+        windows, books = held_out_windows(self.experiment, self.file)
         options = {"groups": books, "bos_token_id": self.file.bos, "progress": False, "check": 0}
         with torch.compiler.set_stance("force_eager"):  # compiling would take longer
             scores = score(self.model, windows, method="whole", **options)

@@ -16,7 +16,7 @@ import torch
 from test_token_files import library, words
 
 from l2m import book_training
-from l2m.book_evaluation import HeldOut, block_edges, thinned
+from l2m.book_evaluation import HeldOut, block_edges, held_out_windows, thinned
 from l2m.book_runs import EXPERIMENTS, Experiment, Run
 from l2m.book_task import BookTask
 from l2m.book_training import carry_out, finished, gathered, run_folder
@@ -171,7 +171,7 @@ def test_positions_by_hand(books, file):
 def test_terms_are_those_of_whole_sequences(books, file):
     plan = experiment(books, "gpt2")
     judge = HeldOut(plan.runs[0], plan, file, plan.runs[0].model(file.vocabulary))
-    windows, owner = judge.windows()
+    windows, owner = held_out_windows(plan, file)
     assert windows.shape == (9, 16) and set(owner) == set(plan.split(file)[1])
     terms = judge.terms()
     row = terms[(terms["window"] == 4) & (terms["split"] == 4)].iloc[0]
