@@ -75,6 +75,7 @@ def carry_out(run: Run, experiment: Experiment, file: TokenFile, until=np.inf, p
     device = torch.device(kind, int(os.environ.get("LOCAL_RANK", 0)))  # of torchrun
     if kind == "cuda":
         torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")  # TF32, where it is not bf16
     model = run.model(file.vocabulary).to(device)
     judge = HeldOut(run, experiment, file, model)
     metrics = train(

@@ -33,11 +33,11 @@ def book():
     ]
     longer = [
         {**model, "length": length, "steps": 32_000}
-        for model, length in ((gpt2, 4096), (small, 1024), (medium, 1024))
+        for model, length in ((gpt2, 4096), (small, 1024))
     ]
     wide = mamba2 | {"width": 512, "state": 128, "peak_rate": 7.5e-4}
     widest = [{**wide, "length": length} for length in (1024, 4096)]
-    return [*_product(first), *longer, *_product(second), *widest, *_product(third)]
+    return [*longer, *_product(first), *_product(second), *widest, *_product(third)]
 
 
 def _product(models):
