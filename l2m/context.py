@@ -3,8 +3,7 @@
     python -m l2m.context past --corpus my_books/ --length 4096 --windows 200
 
 Y is the second half of each window. The model sees BOS and the last c tokens of X, for c from
-nothing to all. What the cost loses with c is what the model has made of so much past; the true
-conditional entropy falls at least as long as the information grows.
+nothing to all. What the cost loses with c is what the model has made of so much past.
 """
 
 import os
@@ -13,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from l2m import models
-from l2m.corpora import fingerprint
-from l2m.measure import command_line, run, scored_windows
+from l2m.measure import command_line, identity, run, scored_windows
 from l2m.results import recorded
 
 
@@ -41,17 +39,14 @@ def past_terms(
     cost together (nats).
     """
     params = {
-        "corpus": corpus,
-        "corpus_sha256": fingerprint(corpus),
-        "model": model,
-        "model_sha256": models.fingerprint(model),
+        **identity(corpus, model),
         **{"length": length, "windows": windows, "bos": bos, "dtype": dtype, "seed": seed},
     }
     half = length // 2
     contexts = [0, *(4**k for k in range(half.bit_length()) if 4**k < half)]
 
     def compute():
-        scores, attrs = scored_windows(params, [half - c for c in contexts], length)
+        _, scores, attrs = scored_windows(params, [half - c for c in contexts], length)
         table = past_table(scores, half)
         table.attrs = attrs
         return table

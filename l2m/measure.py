@@ -36,6 +36,7 @@ def measure(
     bos: int = -1,
     dtype: str = "bfloat16",
     seed: int = 0,
+    documents: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score windows of a corpus, or read what was recorded under `name` for these parameters.
 
@@ -49,6 +50,7 @@ def measure(
     partners : windows whose continuation each window borrows for vCLUB.
     bos : token id that every sequence starts with; -1 for the model's own.
     dtype : of the model's arithmetic; probabilities are fp32 always.
+    documents : read that many of the corpus; 0 for all (PG19 has 28,602, 11 GB of text).
 
     Returns
     -------
@@ -64,10 +66,7 @@ def measure(
         If it is not recorded, and corpus, model or device are missing here.
     """
     params = {
-        "corpus": corpus,
-        "corpus_sha256": fingerprint(corpus),
-        "model": model,
-        "model_sha256": models.fingerprint(model),
+        **identity(corpus, model, documents),
         **{"length": length, "windows": windows, "ratio": ratio, "largest_split": largest_split},
         **{"partners": partners, "bos": bos, "dtype": dtype, "seed": seed},
     }
@@ -78,7 +77,7 @@ def measure(
         if not kept:
             largest = largest_split or length // 2
             splits = [split for split in powers_of_two(length) if split <= largest]
-            kept["scores"], kept["attrs"] = scored_windows(params, splits, ratio)
+            _, kept["scores"], kept["attrs"] = scored_windows(params, splits, ratio)
         return kept["scores"]
 
     def terms():
@@ -92,10 +91,10 @@ def measure(
         shuffled = np.reshape(scores.shuffled[last], (-1, *scores.marginal[last].shape)).mean(0)
         costs = {"nll": scores.joint, "marginal": scores.marginal[last], "shuffled": shuffled}
         table = pd.DataFrame({"position": np.arange(1, length + 1)})
-        for name, x in costs.items():
+        for kind, x in costs.items():
             at, x = slice(0, x.shape[1] - 1), -x.astype(np.float64)  # .loc holds its last row
-            table.loc[at, name] = x.mean(0)
-            stderr = "stderr" if name == "nll" else f"{name}_stderr"
+            table.loc[at, kind] = x.mean(0)
+            stderr = "stderr" if kind == "nll" else f"{kind}_stderr"
             table.loc[at, stderr] = clustered_stderr(x, scores.groups)
         table.attrs = kept["attrs"]
         return table
@@ -106,11 +105,21 @@ def measure(
     )
 
 
+def identity(corpus, model, documents=0) -> dict:
+    """What was measured with what, as parameters of a result."""
+    limit = {"documents": documents} if documents else {}
+    return {
+        **{"corpus": corpus, "corpus_sha256": fingerprint(corpus, documents or None), **limit},
+        **{"model": model, "model_sha256": models.fingerprint(model)},
+    }
+
+
 def scored_windows(params, splits, ratio):
-    """Scores of a corpus' windows, and what the provenance says of the run."""
+    """Windows of a corpus, their scores, and what the provenance says of the run."""
     model = models.load_model(params["model"], params["dtype"], device=_device())
-    sample = load_corpus(params["corpus"]).windows(
-        models.load_tokenizer(params["model"]), params["length"], params["windows"], params["seed"]
+    tokenizer = models.load_tokenizer(params["model"])
+    sample = load_corpus(params["corpus"], params.get("documents")).windows(
+        tokenizer, params["length"], params["windows"], params["seed"]
     )
     key = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:16]
     start = time.perf_counter()
@@ -127,7 +136,7 @@ def scored_windows(params, splits, ratio):
     )
     seconds = time.perf_counter() - start
     attrs = {"device": _device_name(model), "tokens": int(sample.tokens.size), "seconds": seconds}
-    return scores, attrs
+    return sample, scores, attrs
 
 
 def command_line(module, function, name, params):
@@ -135,7 +144,7 @@ def command_line(module, function, name, params):
     flags = [
         f"--{key.replace('_', '-')} {params[key]}"
         for key, option in inspect.signature(function).parameters.items()
-        if key != "name" and params[key] != option.default
+        if params.get(key, option.default) != option.default
     ]
     return " ".join([f"python -m l2m.{module}", name, *flags])
 
