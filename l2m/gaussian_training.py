@@ -47,7 +47,7 @@ class Run:
     copies: int = 64
     steps: int = 8000
     vectors: int = 4096
-    peak_rate: float = 1.5e-3
+    peak_rate: float = 3e-3
     warmup: int = 400
     held_out: int = 262_144
 
