@@ -71,9 +71,9 @@ def carry_out(run: Run, experiment: Experiment, file: TokenFile, until=np.inf, p
         return True
     if until - time.time() < SPARE:
         return False
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(kind, int(os.environ.get("LOCAL_RANK", 0)))  # of torchrun
-    if kind == "cuda":
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))  # of torchrun
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")  # TF32, where it is not bf16
     model = run.model(file.vocabulary).to(device)
@@ -81,7 +81,7 @@ def carry_out(run: Run, experiment: Experiment, file: TokenFile, until=np.inf, p
     metrics = train(
         model,
         judge.task,
-        run.training(kind),
+        run.training(device.type),
         folder,
         device,
         progress,

@@ -249,6 +249,12 @@ def test_tables_of_all_runs_are_gathered_and_recorded(books, monkeypatch):
     for name in ("metrics", "positions", "terms"):
         assert set(tables[name]["run"]) == set(tables["runs"]["run"])
     assert tables["metrics"].groupby("run", observed=True)["tokens"].max().eq(2560).all()
+    learned = tables["metrics"].dropna(subset="watched").groupby("run", observed=True)["watched"]
+    assert (learned.last() < learned.first() - 0.01).all()  # what is judged is what was trained
+    for run, seen in learned.last().items():
+        own = tables["positions"].query("data == 'held-out' and run == @run")
+        weight = own["sequences"] * (own["last"] - own["first"] + 1)
+        assert np.average(own["nll"], weights=weight) == pytest.approx(seen, abs=1e-4)
     monkeypatch.setattr(book_training, "_gather", None)  # so they are read
     pd.testing.assert_frame_equal(gathered("test", plan)["positions"], tables["positions"])
 
