@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import sys
 import time
@@ -72,6 +73,7 @@ def carry_out(run: Run, experiment: Experiment, file: TokenFile, until=np.inf, p
     if until - time.time() < SPARE:
         return False
     device = torch.device("cpu")
+    logging.getLogger("transformers").setLevel(logging.ERROR)  # that Mamba is slow on a CPU
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))  # of torchrun
         torch.cuda.set_device(device)

@@ -252,7 +252,8 @@ def test_tables_of_all_runs_are_gathered_and_recorded(books, monkeypatch):
     learned = tables["metrics"].dropna(subset="watched").groupby("run", observed=True)["watched"]
     assert (learned.last() < learned.first() - 0.01).all()  # what is judged is what was trained
     for run, seen in learned.last().items():
-        own = tables["positions"].query("data == 'held-out' and run == @run")
+        own = tables["positions"]
+        own = own[(own["run"] == run) & (own["data"] == "held-out")]
         weight = own["sequences"] * (own["last"] - own["first"] + 1)
         assert np.average(own["nll"], weights=weight) == pytest.approx(seen, abs=1e-4)
     monkeypatch.setattr(book_training, "_gather", None)  # so they are read
