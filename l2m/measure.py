@@ -86,16 +86,7 @@ def measure(
         return table
 
     def positions():
-        scores = scored()
-        last = scores.splits[-1]
-        shuffled = np.reshape(scores.shuffled[last], (-1, *scores.marginal[last].shape)).mean(0)
-        costs = {"nll": scores.joint, "marginal": scores.marginal[last], "shuffled": shuffled}
-        table = pd.DataFrame({"position": np.arange(1, length + 1)})
-        for kind, x in costs.items():
-            at, x = slice(0, x.shape[1] - 1), -x.astype(np.float64)  # .loc holds its last row
-            table.loc[at, kind] = x.mean(0)
-            stderr = "stderr" if kind == "nll" else f"{kind}_stderr"
-            table.loc[at, stderr] = clustered_stderr(x, scores.groups)
+        table = position_costs(scored())
         table.attrs = kept["attrs"]
         return table
 
@@ -103,6 +94,20 @@ def measure(
         recorded(name, params, terms, command=command),
         recorded(f"{name}-positions", params, positions, command=command),
     )
+
+
+def position_costs(scores) -> pd.DataFrame:
+    """Mean costs by position: `positions` of `measure`."""
+    length, last = scores.joint.shape[1], scores.splits[-1]
+    shuffled = np.reshape(scores.shuffled[last], (-1, *scores.marginal[last].shape)).mean(0)
+    costs = {"nll": scores.joint, "marginal": scores.marginal[last], "shuffled": shuffled}
+    table = pd.DataFrame({"position": np.arange(1, length + 1)})
+    for kind, x in costs.items():
+        at, x = slice(0, x.shape[1] - 1), -x.astype(np.float64)  # .loc holds its last row
+        table.loc[at, kind] = x.mean(0)
+        stderr = "stderr" if kind == "nll" else f"{kind}_stderr"
+        table.loc[at, stderr] = clustered_stderr(x, scores.groups)
+    return table
 
 
 def identity(corpus, model, documents=0) -> dict:
