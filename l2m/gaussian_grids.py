@@ -32,7 +32,13 @@ def book():
         *({**tiniest, "length": length} for length in (4096, 256)),
         *({**small, "kind": "logarithmic", "length": length} for length in (4096, 256)),
     ]
-    return [*longer, *_product(first), *others, *_product(second), *extremes]
+    runs = [*longer, *_product(first), *others, *_product(second), *extremes]
+    return [{**run, "peak_rate": _rate(run.get("width", 256))} for run in runs]
+
+
+def _rate(width):
+    """Peak learning rate, the same for all architectures: narrow models bear and want a larger."""
+    return round(3e-3 * (256 / width) ** 0.5, 5)
 
 
 def _product(models):
