@@ -104,17 +104,19 @@ def _pairs(lengths, sizes, **other):
 
 
 BOOK = (
-    Run("mamba", 24, 768, peak_rate=6e-4),
     Run("gpt2", 12, 768, peak_rate=6e-4),
-    Run("mamba", 16, 512),
+    Run("mamba", 24, 768, peak_rate=6e-4),
     Run("gpt2", 8, 512),
-    Run("mamba", 12, 256),
+    Run("mamba", 16, 512),
     Run("gpt2", 6, 256),
-    Run("mamba2", 24, 768, peak_rate=6e-4),
+    Run("gpt2", 8, 512, length=8192),
+    Run("mamba", 16, 512, length=8192),
+)
+STATES = (  # not yet carried out
     Run("mamba", 16, 512, state=4),
     Run("mamba", 16, 512, state=64),
-    Run("mamba", 16, 512, length=8192),
-    Run("gpt2", 8, 512, length=8192),
+    Run("mamba", 12, 256),
+    Run("mamba2", 24, 768, peak_rate=6e-4),
     Run("mamba2", 16, 512),
     Run("mamba2", 12, 256),
 )
@@ -125,6 +127,7 @@ SMOKE = tuple(
 EXPERIMENTS = {
     "smoke": Experiment(SMOKE, ("kjv",), held_out=8, sequences=4, windows=16, window_length=64),
     "book": Experiment(BOOK),
+    "states": Experiment(STATES),
     "paper": Experiment(
         _pairs(
             (4096, 8192),

@@ -98,6 +98,7 @@ def carry_out(run: Run, experiment: Experiment, file: TokenFile, until=np.inf, p
     if metrics["step"].max() < run.steps:
         return False
     about = dataclasses.asdict(run) | {"tokens_sha256": file.sha256}
+    about |= {"gpus": int(os.environ.get("WORLD_SIZE", 1)) if device.type == "cuda" else 0}
     about |= {"weights": sum(p.numel() for p in model.parameters())}
     about |= {"config": model.config.to_dict(), "epochs": judge.task.epochs(run.tokens)}
     about |= metrics.attrs | {"torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
@@ -134,6 +135,7 @@ def gathered(name: str, experiment: Experiment | None = None) -> dict[str, pd.Da
     params["tokenizer_sha256"] = model_fingerprint(experiment.tokenizer)
     params.pop("limit")
     command = f"python -m l2m.book_training --runs {name} --record"
+    prefix = "" if name == "book" else f"{name}-"
     kept: dict[str, pd.DataFrame] = {}
 
     def table(which):
@@ -142,7 +144,9 @@ def gathered(name: str, experiment: Experiment | None = None) -> dict[str, pd.Da
         return kept[which]
 
     return {
-        which: recorded(f"07_books/{which}", params, lambda w=which: table(w), command=command)
+        which: recorded(
+            f"07_books/{prefix}{which}", params, lambda w=which: table(w), command=command
+        )
         for which in ("runs", *TABLES)
     }
 
@@ -172,7 +176,7 @@ def _gather(experiment: Experiment) -> dict[str, pd.DataFrame]:
             "device": ", ".join(sorted(set(tables["runs"]["device"]))),
             "tokens": int(tables["runs"]["tokens"].sum()),
             "seconds": float(tables["metrics"]["seconds"].sum()),
-            "dtype": "bf16 autocast, fp32 weights",
+            "dtype": "bf16 autocast of fp32 weights",
             "tokens_sha256": file.sha256,
             "books": file.books["title"].tolist(),
         }

@@ -293,7 +293,7 @@ def test_every_run_of_an_experiment_divides_its_batch_and_has_a_name_of_its_own(
 
 def test_the_largest_models_of_both_families_have_about_as_many_weights():
     weights = {}
-    for run in EXPERIMENTS["book"].runs:
+    for run in EXPERIMENTS["book"].runs + EXPERIMENTS["states"].runs:
         if run.length == 4096 and not run.state:
             with torch.device("meta"):
                 weights[run.family, run.width] = sum(
