@@ -12,6 +12,7 @@ length the same batches in the same order.
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -143,12 +144,11 @@ def gathered(name: str, experiment: Experiment | None = None) -> dict[str, pd.Da
             kept.update(_gather(experiment))
         return kept[which]
 
-    return {
-        which: recorded(
-            f"07_books/{prefix}{which}", params, lambda w=which: table(w), command=command
-        )
-        for which in ("runs", *TABLES)
-    }
+    tables = {}
+    for which in ("runs", *TABLES):
+        compute = functools.partial(table, which)
+        tables[which] = recorded(f"07_books/{prefix}{which}", params, compute, command=command)
+    return tables
 
 
 def _gather(experiment: Experiment) -> dict[str, pd.DataFrame]:
@@ -177,6 +177,7 @@ def _gather(experiment: Experiment) -> dict[str, pd.DataFrame]:
             "tokens": int(tables["runs"]["tokens"].sum()),
             "seconds": float(tables["metrics"]["seconds"].sum()),
             "dtype": "bf16 autocast of fp32 weights",
+            "versions": {"torch": ", ".join(sorted(set(tables["runs"]["torch"])))},
             "tokens_sha256": file.sha256,
             "books": file.books["title"].tolist(),
         }
