@@ -24,8 +24,9 @@ import torch
 from l2m.acceleration import attention_kernels, prepare
 from l2m.models import build_model
 from l2m.results import write_atomic
+from l2m.throughput import flops_per_token, peak_flops
 from l2m.token_loss import token_loss
-from l2m.training import PEAK_FLOPS, Training, autocast, flops_per_token, train
+from l2m.training import Training, autocast, train
 
 TINY = {"name": "gpt2", "layers": 2, "width": 64}
 TRICKS = ["bf16", "loss without logits", "kernels", "fused AdamW", "compiled layers"]
@@ -122,8 +123,7 @@ def measure(name, length, vocabulary, tokens, plain_tokens, steps, device, ceili
     With agreement=0 only the first and the last way are timed.
     """
     task, rows = RandomTokens(length, vocabulary), []
-    cuda = device.type == "cuda"
-    peak = next((p for c, p in PEAK_FLOPS.items() if cuda and c in torch.cuda.get_device_name()), 0)
+    peak = peak_flops(device)
 
     def row(way, speed):
         flops = flops_per_token(model, length) * speed

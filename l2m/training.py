@@ -26,8 +26,7 @@ from torch import nn
 from l2m.acceleration import attention_kernels, graphed, prepare
 from l2m.checkpoints import load_latest, save
 from l2m.models import require_kernels
-
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, NVIDIA's data sheets
+from l2m.throughput import flops_per_token, metrics, peak_flops, progress_bar, state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +99,7 @@ def train(
     -------
     DataFrame `step, tokens, loss, rate, gradient_norm, seconds, watched`: loss in nats, the mean
     since the row before; `watched` is NaN where nothing was asked. `attrs`: device, tokens,
-    tokens_per_second, model_flops_share (None off the data sheets of `PEAK_FLOPS`).
+    tokens_per_second, model_flops_share (None off the data sheets of `l2m.throughput`).
 
     Raises
     ------
@@ -162,10 +161,10 @@ def train(
         advance = graphed(step_on, batches, optimiser, start)
     tokens = config.batch_size * task.length
     flops = flops_per_token(model, task.length)
-    peak = _peak(device) * world
+    peak = peak_flops(device) * world
     losses, clock = [], time.perf_counter()
     until = clock + deadline
-    bar = _bar(config.steps * tokens, start * tokens, progress and rank == 0)
+    bar = progress_bar(config.steps * tokens, start * tokens, progress and rank == 0)
     for step in range(start, config.steps):
         for group in optimiser.param_groups:
             _set_rate(group, config.rate(step))
@@ -185,14 +184,14 @@ def train(
             seconds = time.perf_counter() - clock
             rows.append([done, done * tokens, value, config.rate(step), float(norm), seconds])
             rows[-1].append(float(watch(model)) if watching else None)
-            bar.set_postfix_str(_state(value, len(losses) * tokens / seconds * flops, peak))
+            bar.set_postfix_str(state(value, len(losses) * tokens / seconds * flops, peak))
             if saving and folder and rank == 0:
                 save(folder, done, rows, model, optimiser, about)
             losses, clock = [], time.perf_counter()
         if late:
             break
     bar.close()
-    return _table(rows, device, flops, peak)
+    return metrics(rows, device, flops, peak)
 
 
 @torch.inference_mode()
@@ -210,21 +209,6 @@ def evaluate_positions(model, task, batches, precision="bf16") -> np.ndarray:
         with eager, autocast(device, precision), attention_kernels(device):
             out.append(task.values(model, *batch).double().cpu().numpy())
     return np.concatenate(out)
-
-
-def flops_per_token(model, length: int) -> float:
-    """Floating-point operations of one token's forward and backward pass.
-
-    Six a weight that multiplies (tied embeddings once, positions not), and 6·layers·width·L for
-    causal attention (App. B of {cite:t}`chowdhery2022palm`, halved since half of the pairs are
-    masked). The scans of Mamba are not counted.
-    """
-    weights = sum(
-        p.numel() for name, p in model.named_parameters() if not name.endswith("wpe.weight")
-    )
-    config = model.config
-    attention = config.model_type == "gpt2"
-    return 6 * weights + attention * 6 * config.num_hidden_layers * config.hidden_size * length
 
 
 def autocast(device, precision: str):
@@ -308,46 +292,3 @@ def _default_device():
     index = int(os.environ.get("LOCAL_RANK", 0))
     torch.cuda.set_device(index)
     return f"cuda:{index}"
-
-
-def _peak(device):
-    """Operations a second of the card's data sheet in bf16, or 0 if it is not known."""
-    if device.type != "cuda":
-        return 0.0
-    name = torch.cuda.get_device_name(device)
-    return next((peak for card, peak in PEAK_FLOPS.items() if card in name), 0.0)
-
-
-def _state(loss, speed, peak):
-    return f"loss {loss:.4f}" + (f", {speed / peak:.0%} of peak" if peak else "")
-
-
-def _bar(total, initial, shown):
-    from tqdm.auto import tqdm
-
-    return tqdm(
-        total=total,
-        initial=initial,
-        unit="token",
-        unit_scale=True,
-        disable=not shown,
-        mininterval=1,
-    )
-
-
-def _table(rows, device, flops, peak):
-    columns = ["step", "tokens", "loss", "rate", "gradient_norm", "seconds", "watched"]
-    table = pd.DataFrame(rows, columns=columns).astype({"watched": float})
-    steady = table.iloc[len(table) // 10 :]  # without compiling and warming up
-    done = steady.tokens.max() - table.tokens.shift(fill_value=0).iloc[len(table) // 10]
-    speed = float(done / steady.seconds.sum()) if len(table) else float("nan")
-    name = f"CPU, {torch.get_num_threads()} threads"
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    table.attrs = {
-        "device": name,
-        "tokens": int(table.tokens.max()) if len(table) else 0,
-        "tokens_per_second": speed,
-        "model_flops_share": speed * flops / peak if peak else None,
-    }
-    return table

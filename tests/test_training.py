@@ -12,8 +12,9 @@ import torch
 from l2m import models
 from l2m.checkpoints import load_weights
 from l2m.models import build_model
+from l2m.throughput import flops_per_token
 from l2m.token_loss import token_loss, token_values
-from l2m.training import Training, evaluate_positions, flops_per_token, train
+from l2m.training import Training, evaluate_positions, train
 
 SIZES = {
     "gpt2": {"layers": 2, "width": 16},
