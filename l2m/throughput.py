@@ -10,7 +10,7 @@ def flops_per_token(model, length: int) -> float:
     """Floating-point operations of one token's forward and backward pass.
 
     Six a weight that multiplies (tied embeddings once, positions not), and 6·layers·width·L for
-    causal attention (App. B of {cite:t}`chowdhery2022palm`, halved since half of the pairs are
+    causal attention (App. B of PaLM, arXiv 2204.02311, halved since half of the pairs are
     masked). The scans of Mamba are not counted.
     """
     weights = sum(
