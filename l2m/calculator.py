@@ -3,51 +3,42 @@
 The page runs in the browser, without a server. What it knows of the public models is generated from
 `l2m.architectures`, so that page and library cannot differ; each model comes with a few values of
 its history state, by which the page checks its own arithmetic. The laws of the information are the
-paper's and those of the recorded curves of chapter 3.
+paper's and those of chapter 3's longest curves.
 """
 
 import json
 
 from l2m.bipartite import window_mi
 from l2m.history_state import architectures, history_state
-from l2m.results import ROOT, provenance, recorded, results_dir, write_atomic
+from l2m.results import ROOT, provenance, recorded, write_atomic
 from l2m.scaling import bootstrap_power_law
 
 PATH = ROOT / "book" / "_static" / "history_state_models.js"
 CHECKED = (1, 1000, 1_048_576, 10**9)  # lengths at which the page checks itself
-
-
 PAPER = {"The paper, direct": (2.27, 0.76), "The paper, vCLUB": (3.26, 0.71)}  # its Fig. 2b
 
 
-def measured(chapter: str = "03_bipartite_mi", shortest: int = 32, at_least: int = 500) -> dict:
-    """Return the recorded curves of I_BP(L/2; L) that rest on many windows of books.
+def measured(name: str = "03_bipartite_mi/novels-8192-bos1", shortest: int = 32) -> dict:
+    """Return chapter 3's recorded curves of I_BP(L/2; L), up to the longest L.
 
     Parameters
     ----------
-    chapter : str
-        Where they are recorded.
+    name : str
+        Of the result.
     shortest : int
         The first L used; at shorter ones the estimate depends on how the first tokens are treated.
-    at_least : int
-        Windows that a curve must rest on to be extrapolated.
 
     Returns
     -------
     dict
         Label → lengths (k,), nats of every window (DataFrame (n, k)), and its book (Series (n,)).
     """
+    terms = recorded(name, provenance(name)["params"])
+    books = terms.groupby("window")["book"].first()
     curves = {}
-    for path in sorted((results_dir() / chapter).glob("*.json")):
-        name = f"{chapter}/{path.stem}"
-        terms = recorded(name, provenance(name)["params"])
-        if not {"window", "book", "joint", "shuffled"} <= set(terms):
-            continue
-        if terms["window"].nunique() >= at_least and (terms["ratio"] == 2).any():
-            books = terms.groupby("window")["book"].first()
-            for estimator in ("direct", "vclub"):
-                values = window_mi(terms, estimator, ratio=2).loc[:, shortest // 2 :]
-                curves[f"{path.stem}, {estimator}"] = 2 * values.columns.to_numpy(), values, books
+    for label, estimator in (("Chapter 3, direct", "direct"), ("Chapter 3, vCLUB", "vclub")):
+        values = window_mi(terms, estimator, ratio=2).loc[:, shortest // 2 :]
+        curves[label] = 2 * values.columns.to_numpy(), values, books
     return curves
 
 
@@ -56,7 +47,7 @@ def laws() -> list[list]:
     found = [[label, *law] for label, law in PAPER.items()]
     for label, (lengths, values, books) in measured().items():
         law = bootstrap_power_law(lengths, values.to_numpy(), groups=books.to_numpy(), n_boot=2)
-        found.append([f"Chapter 3, {label}", round(law.amplitude, 2), round(law.exponent, 2)])
+        found.append([label, round(law.amplitude, 2), round(law.exponent, 2)])
     return found
 
 
