@@ -6,47 +6,47 @@ that are there to show what more training gives.
 """
 
 LENGTHS = (64, 256, 1024, 4096)
+GPT2, MAMBA, MAMBA2 = ({"family": family} for family in ("gpt2", "mamba", "mamba2"))
+TINIEST = MAMBA | {"layers": 1, "width": 32, "state": 4}
+SMALLEST = MAMBA | {"layers": 2, "width": 64, "state": 4}
+SMALL = MAMBA | {"width": 64, "state": 16}
+MEDIUM, LARGE = MAMBA | {"state": 16}, MAMBA | {"state": 64}
+NARROW = GPT2 | {"layers": 2, "width": 64, "window": 3}
 
 
 def book():
-    """Return the published grid: fixed states from 128 to 138,752 scalars, a GPU minute a run."""
-    gpt2, mamba2 = {"family": "gpt2"}, {"family": "mamba2"}
-    mamba = {"family": "mamba"}
-    smallest = mamba | {"layers": 2, "width": 64, "state": 4}
-    small = mamba | {"width": 64, "state": 16}
-    medium, large = mamba | {"state": 16}, mamba | {"state": 64}
-    longer = [
-        {**model, "length": length, "steps": 32_000}
-        for model, length in ((gpt2, 4096), (small, 1024))
+    """Return the published grid: 35 runs, 44 minutes of GPU time, several runs side by side."""
+    return [
+        SMALL | {"length": 1024, "steps": 32_000},
+        *_at([GPT2, MEDIUM, SMALL, MAMBA2 | {"state": 64}, SMALLEST, NARROW]),
+        *_at([GPT2 | {"window": 17}], LENGTHS[:3]),
+        *_at([LARGE], (64, 1024)),
+        *_at([SMALL | {"kind": "logarithmic"}]),
+        *_at([TINIEST], (4096,)),
     ]
-    first = [gpt2, medium, small, mamba2 | {"state": 64}, smallest, large, gpt2 | {"window": 17}]
-    second = [mamba2 | {"layers": 2, "width": 64, "state": 16}]
-    others = [
-        {**model, "length": length, "seed": 1}
-        for length in (4096, 256)
-        for model in (smallest, large)
+
+
+def full():
+    """Return what would complete it: more states, second seeds, longer runs, rates by width."""
+    runs = [
+        *({**model, "length": n, "steps": 32_000} for model in (GPT2, MEDIUM) for n in LENGTHS[2:]),
+        *_at([GPT2, MEDIUM, SMALL, MAMBA2 | {"state": 64}, SMALLEST, LARGE]),
+        *_at([GPT2 | {"window": 17}, NARROW, MAMBA2 | {"layers": 2, "width": 64, "state": 16}]),
+        *_at([MAMBA2 | {"width": 512, "state": 128}, GPT2 | {"window": 65}]),
+        *_at([SMALLEST | {"seed": 1}, LARGE | {"seed": 1}, TINIEST]),
+        *_at([SMALL | {"kind": "logarithmic"}, GPT2 | {"kind": "logarithmic"}]),
     ]
-    tiniest = mamba | {"layers": 1, "width": 32, "state": 4}
-    extremes = [
-        gpt2 | {"layers": 1, "width": 64, "window": 2, "length": 1024},
-        *({**tiniest, "length": length} for length in (4096, 256)),
-        *({**small, "kind": "logarithmic", "length": length} for length in (4096, 256)),
+    return [
+        run | {"peak_rate": round(3e-3 * (256 / run.get("width", 256)) ** 0.5, 5)} for run in runs
     ]
-    runs = [*longer, *_product(first), *others, *_product(second), *extremes]
-    return [{**run, "peak_rate": _rate(run.get("width", 256))} for run in runs]
 
 
-def _rate(width):
-    """Peak learning rate, the same for all architectures: narrow models bear and want a larger."""
-    return round(3e-3 * (256 / width) ** 0.5, 5)
-
-
-def _product(models):
+def _at(models, lengths=LENGTHS):
     """Every model at every length, without windows that are no limit there."""
     return [
         {**model, "length": length}
         for model in models
-        for length in LENGTHS
+        for length in lengths
         if model.get("window", 0) < length
     ]
 
@@ -60,6 +60,7 @@ def smoke():
         {"family": "gpt2", "layers": 1, "window": 2},
         {"family": "gpt2", "layers": 2, "window": 5},
         {"family": "mamba", "layers": 1, "state": 4},
+        {"family": "mamba", "layers": 1, "state": 4, "kind": "logarithmic"},
         {"family": "mamba2", "layers": 1, "state": 16},
     ]
     return [{**budget, **model, "length": length} for model in models for length in (16, 64)]
@@ -82,4 +83,4 @@ def paper():
     ]
 
 
-GRIDS = {"smoke": smoke, "book": book, "paper": paper}
+GRIDS = {"smoke": smoke, "book": book, "full": full, "paper": paper}

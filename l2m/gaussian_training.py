@@ -47,7 +47,7 @@ class Run:
     copies: int = 64
     steps: int = 8000
     vectors: int = 4096
-    peak_rate: float = 3e-3
+    peak_rate: float = 1.5e-3
     warmup: int = 400
     held_out: int = 262_144
 
@@ -229,6 +229,8 @@ def gathered(name, grid, record=False):
             "dtype": "float32, products in TF32",
             "seconds": float(about["seconds"].sum()),
             "tokens": int((about["steps"] * about["vectors"]).sum()),
+            "seeds": {"seed": sorted(set(about["seed"]))},
+            "trained_with": {"torch": sorted(set(about["torch"]))},
         }
         return table
 
