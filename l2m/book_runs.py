@@ -121,11 +121,11 @@ STATES = (  # not yet carried out
     Run("mamba2", 12, 256),
 )
 SMOKE = tuple(
-    Run(family, layers, 64, 64, tokens=6144, batch_tokens=256, peak_rate=5e-3)
+    Run(family, layers, 64, 64, tokens=4096, batch_tokens=256, peak_rate=5e-3)
     for family, layers in (("gpt2", 1), ("mamba", 2))
 )
 EXPERIMENTS = {
-    "smoke": Experiment(SMOKE, ("kjv",), held_out=8, sequences=4, windows=16, window_length=64),
+    "smoke": Experiment(SMOKE, ("kjv",), held_out=8, sequences=2, windows=8, window_length=64),
     "book": Experiment(BOOK),
     "states": Experiment(STATES),
     "paper": Experiment(

@@ -59,6 +59,10 @@ class BookLosses:
             out[:, j] = self.losses @ (weight * centred) / (weight @ centred**2)
         return BookLosses(self.position, self.tokens, out, self.weight)
 
+    def shifted(self, start: np.ndarray) -> "BookLosses":
+        """Counted from another number for each book, (g, 1)."""
+        return BookLosses(self.position, self.tokens, self.losses - start, self.weight)
+
     def between(self, first: float, last: float) -> "BookLosses":
         """The blocks whose middle lies between these positions."""
         some = (self.position >= first) & (self.position <= last)

@@ -34,6 +34,8 @@ def test_the_table_becomes_an_array():
     assert found.mean == pytest.approx([9.75, 10.75, 12.75])
     assert (found - book_losses(table, "a")).losses == pytest.approx(np.ones((2, 3)))
     assert found.overall().mean == pytest.approx([(9.75 + 2 * 10.75 + 5 * 12.75) / 8])
+    start = found.between(1, 1).overall().losses
+    assert found.shifted(start).losses.tolist() == [[0, 1, 3], [0, 1, 3]]
     with pytest.raises(ValueError, match="no run 'c', only"):
         book_losses(table, "c")
 
