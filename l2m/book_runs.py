@@ -1,9 +1,11 @@
 """The experiments of chapter 7: models, the books they are trained on, how they are judged."""
 
 import dataclasses
+import json
 
 from l2m.models import EMBEDDED
-from l2m.token_files import TokenFile, require_apart, token_file
+from l2m.overlaps import require_apart
+from l2m.token_files import TokenFile, token_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Experiment:
     runs : the most important first.
     corpora, tokenizer, limit : `l2m.token_files.token_file`.
     held_out : books kept from training, drawn with `split_seed`.
+    exclude : titles of books to leave out on both sides.
     sequences : held-out sequences a book at most, of each run's length.
     windows, window_length : held-out windows for the estimate of I_BP.
     """
@@ -78,6 +81,7 @@ class Experiment:
     limit: int | None = None
     held_out: int = 24
     split_seed: int = 0
+    exclude: tuple[str, ...] = ()
     sequences: int = 32
     windows: int = 256
     window_length: int = 2048
@@ -88,9 +92,14 @@ class Experiment:
         require_apart(file, *self.split(file))
         return file
 
+    def about(self) -> dict:
+        """All that its numbers depend on, as JSON has it; of `exclude`, only if there is any."""
+        values = json.loads(json.dumps(dataclasses.asdict(self)))
+        return {key: value for key, value in values.items() if key != "exclude" or value}
+
     def split(self, file: TokenFile):
         """Training and held-out books."""
-        return file.split(self.held_out, self.split_seed)
+        return file.split(self.held_out, self.split_seed, self.exclude)
 
 
 def _pairs(lengths, sizes, **other):

@@ -39,7 +39,7 @@ SPARE = 60  # seconds that a run keeps back for evaluating
 
 def run_folder(run: Run, experiment: Experiment, tokens_sha256: str) -> Path:
     """Where checkpoints and tables of a run are: named by all that its numbers depend on."""
-    about = dataclasses.asdict(run) | dataclasses.asdict(experiment)
+    about = dataclasses.asdict(run) | experiment.about()
     for name in ("runs", "corpora", "tokenizer", "limit", "accumulate"):
         about.pop(name)
     about["tokens_sha256"] = tokens_sha256
@@ -131,7 +131,7 @@ def gathered(name: str, experiment: Experiment | None = None) -> dict[str, pd.Da
     from l2m import corpora
 
     experiment = experiment or EXPERIMENTS[name]
-    params = json.loads(json.dumps(dataclasses.asdict(experiment)))
+    params = experiment.about()
     params["texts"] = {c: corpora.fingerprint(c, experiment.limit) for c in experiment.corpora}
     params["tokenizer_sha256"] = model_fingerprint(experiment.tokenizer)
     params.pop("limit")

@@ -301,3 +301,12 @@ def test_the_largest_models_of_both_families_have_about_as_many_weights():
                 )
     for width in (256, 512, 768):
         assert weights["mamba", width] == pytest.approx(weights["gpt2", width], rel=0.1)
+
+
+def test_excluded_books_are_on_neither_side(books, file):
+    plan = experiment(books, "gpt2")
+    title = file.books["title"][plan.split(file)[1][0]]
+    without = dataclasses.replace(plan, exclude=(title,))
+    assert len(np.concatenate(without.split(file))) == len(file.books) - 1
+    folders = {run_folder(p.runs[0], p, file.sha256) for p in (plan, without)}
+    assert len(folders) == 2

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from l2m import token_files
-from l2m.token_files import open_tokens, overlaps, require_apart, token_file
+from l2m.overlaps import overlaps, require_apart
+from l2m.token_files import open_tokens, token_file
 
 
 @pytest.fixture(autouse=True)
