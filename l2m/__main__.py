@@ -12,6 +12,10 @@ from l2m.parameters import ParameterError
 from l2m.results import ROOT
 from l2m.runner import plan, run_all
 
+# Its module does nothing when it is run with -m.
+_JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
+BUILD = [sys.executable, "-c", _JUPYTER_BOOK, "build", ".", "-n", "-W", "--keep-going"]
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
@@ -87,17 +91,7 @@ def _book(options) -> int:
     failed = _execute(chapters(), options.jobs, {})
     if failed:
         return failed
-    build = [
-        sys.executable,
-        "-m",
-        "jupyter_book.cli.main",
-        "build",
-        ".",
-        "-n",
-        "-W",
-        "--keep-going",
-    ]
-    if subprocess.run(build, cwd=ROOT).returncode:
+    if subprocess.run(BUILD, cwd=ROOT).returncode:
         print("l2m: the pages were not built; see above.", file=sys.stderr)
         return 1
     print(f"The book is in {ROOT / '_build' / 'html' / 'index.html'}")

@@ -67,7 +67,10 @@ def test_importing_the_package_loads_nothing_heavy():
 
 def test_no_module_loads_torch_when_imported():
     names = sorted(path.stem for path in Path(l2m.__file__).parent.glob("*.py"))
-    imports = "; ".join(f"import l2m.{name}" for name in names if name not in ("__main__",))
+    torch_itself = ("acceleration", "checkpoints", "throughput", "token_loss", "training")
+    torch_itself += ("vector_model",)  # pieces of the training loop, which import one another
+    names = [name for name in names if name not in ("__main__", *torch_itself)]
+    imports = "; ".join(f"import l2m.{name}" for name in names)
     heavy = ("torch", "transformers", "datasets", "papermill")
     code = f"{imports}; import sys; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
