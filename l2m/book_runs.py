@@ -55,7 +55,6 @@ class Run:
             accumulate=self.accumulate,
             precision="bf16" if device == "cuda" else "fp32",
             compile=device == "cuda",
-            seed=self.seed,
             log_every=max(1, self.steps // 150),
             save_every=max(1, self.steps // 2),
         )

@@ -117,7 +117,6 @@ def train_run(run, device=None, progress=True):
         warmup=run.warmup,
         precision="fp32",
         graph=device.type == "cuda",
-        seed=run.seed,
     )
     curve = train(model, task, config, device=device, progress=progress)
     size = min(run.vectors, run.held_out) // run.length

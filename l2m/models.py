@@ -108,6 +108,7 @@ def _config(name, vocabulary, length, layers, width, state, window):
             n_embd=width,
             n_head=max(1, width // 64),
             n_positions=length + 1,
+            activation_function="gelu_pytorch_tanh",  # GPT-2's own "gelu_new", in one kernel
             **dropout,
             **common,
         )

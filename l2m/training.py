@@ -31,7 +31,7 @@ from l2m.throughput import flops_per_token, metrics, peak_flops, progress_bar, s
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How to train.
+    """How to train; the seeds are `build_model`'s, of the weights, and the task's, of the data.
 
     Attributes
     ----------
@@ -43,7 +43,6 @@ class Training:
     precision : "bf16" (autocast: matrix products in bf16, weights and losses in fp32) or "fp32".
     compile : compile the layers (`torch.compile`).
     graph : replay each step as one CUDA graph; for small models, whose time is launches.
-    seed : names the run; the weights' seed is `build_model`'s, the data's the task's.
     log_every, save_every : steps between rows of the table, and between checkpoints (0: the end).
     """
 
@@ -58,7 +57,6 @@ class Training:
     precision: str = "bf16"
     compile: bool = False
     graph: bool = False
-    seed: int = 0
     log_every: int = 10
     save_every: int = 0
 
