@@ -103,6 +103,11 @@ class PackedAttention:
         self.positions = torch.as_tensor(layout.positions)
         self.masks = {}
 
+    @staticmethod
+    def takes_flex(device) -> bool:
+        """Whether FlexAttention is the way there; else every branch attends for itself."""
+        return device.type == "cuda"
+
     @contextmanager
     def installed(self, model):
         """Let `model` attend this way inside the `with`, its layers compiled if that was asked."""
@@ -111,6 +116,9 @@ class PackedAttention:
         AttentionInterface.register(ATTENTION, self)
         previous = model.config._attn_implementation
         model.set_attn_implementation(ATTENTION)
+        if self.takes_flex(model.device):  # now, since a mask made by compiled layers breaks them
+            for window in {None, getattr(model.config.get_text_config(), "sliding_window", None)}:
+                self._mask(window, model.device)
         # for the time of the pass, since other lengths would compile anew; not what `device_map`
         # has wrapped: its wrapper moves the data
         layers = _layers(model) if self.compile_layers else []
@@ -129,7 +137,7 @@ class PackedAttention:
             if options.get(name) is not None:
                 raise NotImplementedError(f"packed attention has no {name!r}")
         window = options.get("sliding_window")
-        attend = self._flex if query.device.type == "cuda" else self._branchwise
+        attend = self._flex if self.takes_flex(query.device) else self._branchwise
         return attend(query, key, value, scaling, window).transpose(1, 2), None
 
     def _branchwise(self, query, key, value, scaling, window):
@@ -196,14 +204,17 @@ class PackedAttention:
             *lists, BLOCK_SIZE=BLOCK, mask_mod=visible, seq_lengths=(size, size)
         )
 
+    def _mask(self, window, device):
+        if (window, device) not in self.masks:
+            self.masks[window, device] = self.block_mask(window, device)
+        return self.masks[window, device]
+
     def _flex(self, query, key, value, scaling, window):
-        if (window, query.device) not in self.masks:
-            self.masks[window, query.device] = self.block_mask(window, query.device)
         return self.flex_attention(
             query,
             key,
             value,
-            block_mask=self.masks[window, query.device],
+            block_mask=self._mask(window, query.device),
             scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
             kernel_options={"BLOCK_M": 64, "BLOCK_N": 64},  # 2.5 times the default's speed

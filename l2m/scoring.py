@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from l2m import likelihood
-from l2m.packing import continuation_length, layout, packed_attention
+from l2m.packing import PackedAttention, continuation_length, layout, packed_attention
 
 COMPILE_FROM = 1 << 26  # packed tokens; compiling layers takes as long as 2^25 of them without
 TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "bfloat16": 0.05, "float16": 0.01}  # nats a token
@@ -168,7 +168,7 @@ def score(
     packed_length = layout(*shape).length
     if compile_layers is None:
         compile_layers = n * packed_length >= COMPILE_FROM
-    attention = packed_attention(*shape, compile_layers and device.type == "cuda")
+    attention = packed_attention(*shape, compile_layers and PackedAttention.takes_flex(device))
     if batch_size is None:
         batch_size = max(1, (1 << (17 if device.type == "cuda" else 13)) // packed_length)
     batch_size = min(batch_size, n)

@@ -193,6 +193,15 @@ def test_block_mask(length, ratio, partners, window):
     torch.testing.assert_close(packed._branchwise(query, key, value, None, window), flex)
 
 
+def test_compiled_layers_with_flex_attention(monkeypatch):
+    monkeypatch.setattr(PackedAttention, "takes_flex", staticmethod(lambda device: True))
+    model, w = tiny("mistral"), windows()
+    with torch.inference_mode():
+        got = score(model, w, method="packed", compile_layers=True, check=0, progress=False)
+    monkeypatch.undo()
+    assert_same(got, score(model, w, method="whole", check=0, progress=False))
+
+
 def test_a_model_laid_out_by_hugging_face(tmp_path, monkeypatch):
     from l2m.models import load_model
 
