@@ -90,7 +90,7 @@ def timed(function, device):
     out = function()
     if device == "cuda":
         torch.cuda.synchronize()
-    peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else float("nan")
+    peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None
     return out, time.perf_counter() - start, peak
 
 
