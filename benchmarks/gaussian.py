@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from l2m.gaussian_training import Run
+from l2m.models import device_name
 from l2m.results import write_atomic
 from l2m.training import Training, train
 
@@ -113,7 +114,7 @@ def main():
     args = parser.parse_args()
     cuda = args.device == "cuda"
     torch.set_float32_matmul_precision("high" if cuda else "highest")
-    name = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
+    name = device_name(args.device)
     steps = args.steps or (200 if cuda else 20)
     rows = []
     print(f"{name}\n{'model':26}{'L':>6}  plain/s  library/s  speed-up  data  loss differs")

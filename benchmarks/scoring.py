@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from l2m.models import device_name
 from l2m.packing import layout
 from l2m.results import write_atomic
 from l2m.scoring import partner_permutation, powers_of_two, score
@@ -197,7 +198,7 @@ def main():
         torch.cuda.set_device(device)
         return scale(build(args.size, 49152, dtype, device), args.windows, args.length, args.folder)
     ceiling = matmul_ceiling(dtype, args.device)
-    name = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
+    name = device_name(args.device)
     print(f"{name}: matrix product {ceiling:.1f} TFLOP/s in {dtype}")
 
     model = build(args.size, 49152, dtype, args.device)

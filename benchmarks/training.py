@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from l2m.acceleration import attention_kernels, prepare
-from l2m.models import build_model
+from l2m.models import build_model, device_name
 from l2m.results import write_atomic
 from l2m.throughput import flops_per_token, peak_flops
 from l2m.token_loss import token_loss
@@ -226,8 +226,7 @@ def main():
                 scaling(name, length, args.vocabulary, args.tokens, args.steps, device)
         return
     ceiling = matmul_ceiling(device)
-    cuda = args.device == "cuda"
-    card = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
+    card = device_name(args.device)
     print(f"{card}: matrix product {ceiling / 1e12:.1f} TFLOP/s", flush=True)
     path = Path(__file__).parent.parent / "results" / "benchmarks" / f"training-{args.device}.json"
     out = {"device": card, "ceiling_tflops": ceiling / 1e12, "torch": torch.__version__, "rows": []}

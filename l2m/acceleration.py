@@ -70,9 +70,13 @@ def _mamba(mixer, hidden, cache_params=None, attention_mask=None):
 
 def _to_autocast(module, inputs, output):
     """Cast where the norm is compiled, rather than in a kernel of its own."""
-    device = output.device.type
-    on = torch.is_autocast_enabled(device)
-    return output.to(torch.get_autocast_dtype(device)) if on else output
+    return output.to(autocast_dtype(output))
+
+
+def autocast_dtype(x):
+    """The dtype that autocast takes products of `x` in, where it is on; else that of `x`."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def graphed(step_on, batches, optimiser, step):

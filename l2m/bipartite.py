@@ -129,7 +129,7 @@ def window_terms(scores) -> pd.DataFrame:
     """
     n, length = scores.joint.shape
     partners = np.atleast_2d(scores.partners)
-    books = np.arange(n) if scores.groups is None else np.asarray(scores.groups)
+    books = scores.books
     rows = []
     for split in scores.splits:
         marginal = scores.marginal[split]

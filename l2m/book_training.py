@@ -25,12 +25,13 @@ import numpy as np
 import pandas as pd
 
 from l2m.book_runs import EXPERIMENTS, Experiment, Run
-from l2m.book_task import BookTask
+from l2m.by_position import book_losses
+from l2m.models import default_device
 from l2m.models import fingerprint as model_fingerprint
 from l2m.results import MissingResult, cache_dir, recorded, write_atomic
 from l2m.token_files import TokenFile, open_tokens
 
-__all__ = ["BookTask", "carry_out", "finished", "gathered", "run_folder"]
+__all__ = ["carry_out", "finished", "gathered", "run_folder"]
 
 TABLES = ("metrics", "positions", "terms")
 UNFINISHED = 75  # exit status of a run that stopped for its deadline
@@ -73,11 +74,9 @@ def carry_out(run: Run, experiment: Experiment, file: TokenFile, until=np.inf, p
         return True
     if until - time.time() < SPARE:
         return False
-    device = torch.device("cpu")
+    device = default_device()
     logging.getLogger("transformers").setLevel(logging.ERROR)  # that Mamba is slow on a CPU
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))  # of torchrun
-        torch.cuda.set_device(device)
+    if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, where it is not bf16
     model = run.model(file.vocabulary).to(device)
     judge = HeldOut(run, experiment, file, model)
@@ -244,9 +243,8 @@ def _state(run, folder):
         done = int(steps[-1].stem.split("-")[1]) if steps else 0
         return f"{done} of {run.steps} steps; goes on when run again"
     about = json.loads((folder / "about.json").read_text())
-    positions = pd.read_parquet(folder / "positions.parquet").query("data == 'held-out'")
-    weight = positions["sequences"] * (positions["last"] - positions["first"] + 1)
-    loss = np.average(positions["nll"], weights=weight)
+    positions = pd.read_parquet(folder / "positions.parquet")
+    [loss] = book_losses(positions.assign(run=run.name), run.name).overall().mean
     return f"held-out loss {loss:.3f} nats, {about['tokens_per_second']:,.0f} tokens/s"
 
 

@@ -71,7 +71,7 @@ def missed_table(scores, tokens) -> pd.DataFrame:
     after X, with a cache of X and of Y so far, and without X, with a cache of Y so far.
     """
     n = len(tokens)
-    books = np.arange(n) if scores.groups is None else np.asarray(scores.groups)
+    books = scores.books
     after_x = cache_gain(scores.joint, tokens, books)
     rows = []
     for split in scores.splits:

@@ -59,7 +59,7 @@ def past_terms(
 def past_table(scores, half: int) -> pd.DataFrame:
     """The table of `past_terms`, from scores with a split half − c for every context c."""
     n, length = scores.joint.shape
-    books = np.arange(n) if scores.groups is None else np.asarray(scores.groups)
+    books = scores.books
     costs = {half - split: -scores.marginal[split][:, half - split :] for split in scores.splits}
     costs[half] = -scores.joint[:, half:]
     edges = [2**k for k in range((length - half).bit_length())]

@@ -121,7 +121,7 @@ def identity(corpus, model, documents=0) -> dict:
 
 def scored_windows(params, splits, ratio):
     """Windows of a corpus, their scores, and what the provenance says of the run."""
-    model = models.load_model(params["model"], params["dtype"], device=_device())
+    model = models.load_model(params["model"], params["dtype"])
     tokenizer = models.load_tokenizer(params["model"])
     sample = load_corpus(params["corpus"], params.get("documents")).windows(
         tokenizer, params["length"], params["windows"], params["seed"]
@@ -140,7 +140,11 @@ def scored_windows(params, splits, ratio):
         folder=cache_dir() / "scores" / f"{key}-{model.device.type}",
     )
     seconds = time.perf_counter() - start
-    attrs = {"device": _device_name(model), "tokens": int(sample.tokens.size), "seconds": seconds}
+    attrs = {
+        "device": models.device_name(model.device),
+        "tokens": int(sample.tokens.size),
+        "seconds": seconds,
+    }
     return sample, scores, attrs
 
 
@@ -171,22 +175,6 @@ def run(function, prog, arguments=None):
     if "/" not in options["name"]:
         options["name"] = f"measured/{options['name']}"
     return function(**options)
-
-
-def _device():
-    """The GPU of this process under torchrun, else None for the default."""
-    import torch
-
-    rank = os.environ.get("LOCAL_RANK")
-    return f"cuda:{rank}" if rank is not None and torch.cuda.is_available() else None
-
-
-def _device_name(model):
-    import torch
-
-    if model.device.type == "cuda":
-        return torch.cuda.get_device_name(model.device)
-    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def main(arguments=None):

@@ -208,8 +208,27 @@ def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | None 
         AutoModelForCausalLM.from_pretrained, name, dtype=getattr(torch, dtype), **options
     )
     if not {"device_map", "tp_plan"} & set(options):
-        model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model = model.to(device or default_device())
     return model.eval().requires_grad_(False)
+
+
+def default_device():
+    """The GPU if there is one, under `torchrun` that of the process, else the CPU: torch.device."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    rank = os.environ.get("LOCAL_RANK")
+    return torch.device("cuda" if rank is None else f"cuda:{rank}")
+
+
+def device_name(device) -> str:
+    """What a provenance calls a device: the card, or how many threads the CPU works with."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def fingerprint(name: str = EMBEDDED) -> str:

@@ -45,6 +45,11 @@ class Scores:
     def splits(self) -> list[int]:
         return sorted(self.marginal)
 
+    @property
+    def books(self) -> np.ndarray:
+        """(n,) the book of each window; each its own where there are no groups."""
+        return np.arange(len(self.joint)) if self.groups is None else np.asarray(self.groups)
+
 
 def powers_of_two(length: int, ratio: int = 2) -> list[int]:
     """The paper's splits: ℓ = 2, 4, 8, … as long as ratio·ℓ ≤ length."""

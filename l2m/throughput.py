@@ -1,7 +1,8 @@
 """How fast a model trains, and what share of the card's arithmetic that is."""
 
 import pandas as pd
-import torch
+
+from l2m.models import device_name
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, NVIDIA's data sheets
 
@@ -23,9 +24,7 @@ def flops_per_token(model, length: int) -> float:
 
 def peak_flops(device):
     """Operations a second of the card's data sheet in bf16, or 0 if it is not known."""
-    if device.type != "cuda":
-        return 0.0
-    name = torch.cuda.get_device_name(device)
+    name = device_name(device)
     return next((peak for card, peak in PEAK_FLOPS.items() if card in name), 0.0)
 
 
@@ -55,11 +54,8 @@ def metrics(rows, device, flops, peak):
     steady = table.iloc[len(table) // 10 :]  # without compiling and warming up
     done = steady.tokens.max() - table.tokens.shift(fill_value=0).iloc[len(table) // 10]
     speed = float(done / steady.seconds.sum()) if len(table) else float("nan")
-    name = f"CPU, {torch.get_num_threads()} threads"
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
     table.attrs = {
-        "device": name,
+        "device": device_name(device),
         "tokens": int(table.tokens.max()) if len(table) else 0,
         "tokens_per_second": speed,
         "model_flops_share": speed * flops / peak if peak else None,

@@ -10,6 +10,8 @@ fp32.
 import torch
 from torch.nn.functional import cross_entropy
 
+from l2m.acceleration import autocast_dtype
+from l2m.packing import compiled
 from l2m.vector_model import run_backbone
 
 CHUNK_BYTES = 1 << 32  # of a chunk's logits in fp32; they live in the dtype of the products
@@ -67,9 +69,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), device=hidden.device)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-        softmax = _compiled(hidden.device.type)
-        for rows in torch.arange(len(targets)).split(_rows(weight)):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
+        # compiled, it is two passes over the logits
+        softmax = compiled(_softmax) if hidden.is_cuda else _softmax
+        for start in range(0, len(targets), _rows(weight)):
+            part = slice(start, start + _rows(weight))
             logits = hidden[part] @ weight.T
             nll, grad_logits = softmax(logits, targets[part], 1 / len(targets))
             loss += nll
@@ -94,24 +97,9 @@ def _softmax(logits, targets, scale: float):
     return nll, grad.to(logits.dtype)
 
 
-_fast = None
-
-
-def _compiled(device):
-    """The same, fused to two passes over the logits on a GPU."""
-    global _fast
-    if device != "cuda":
-        return _softmax
-    if _fast is None:
-        _fast = torch.compile(_softmax, dynamic=False)
-    return _fast
-
-
 def _cast(hidden, weight):
     """Both in the dtype of autocast if that is on, else in that of `hidden`."""
-    device = hidden.device.type
-    on = torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if on else hidden.dtype
+    dtype = autocast_dtype(hidden)
     return hidden.detach().to(dtype), weight.detach().to(dtype)
 
 

@@ -25,7 +25,7 @@ from torch import nn
 
 from l2m.acceleration import attention_kernels, graphed, prepare
 from l2m.checkpoints import load_latest, save
-from l2m.models import require_kernels
+from l2m.models import default_device, require_kernels
 from l2m.throughput import flops_per_token, metrics, peak_flops, progress_bar, state
 
 
@@ -109,7 +109,9 @@ def train(
         If the batch does not divide among processes and parts.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = torch.device(device or _default_device())
+    device = torch.device(device or default_device())
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     share = config.batch_size // (world * config.accumulate)
     if share * world * config.accumulate != config.batch_size:
         raise ValueError(
@@ -282,11 +284,3 @@ def _mean(losses, world):
         torch.distributed.all_reduce(mean)
         mean /= world
     return float(mean)
-
-
-def _default_device():
-    if not torch.cuda.is_available():
-        return "cpu"
-    index = int(os.environ.get("LOCAL_RANK", 0))
-    torch.cuda.set_device(index)
-    return f"cuda:{index}"
