@@ -27,7 +27,8 @@ class Run:
     def name(self) -> str:
         """Such as mamba-24x768-4096, or mamba-16x512-s64-4096 with a state of its own."""
         state = f"-s{self.state}" if self.state else ""
-        return f"{self.family}-{self.layers}x{self.width}{state}-{self.length}"
+        seed = f"-seed{self.seed}" if self.seed else ""
+        return f"{self.family}-{self.layers}x{self.width}{state}-{self.length}{seed}"
 
     @property
     def steps(self) -> int:
@@ -121,12 +122,14 @@ BOOK = (
     Run("mamba", 16, 512, length=8192),
 )
 STATES = (  # not yet carried out
+    Run("mamba", 12, 256),
     Run("mamba", 16, 512, state=4),
     Run("mamba", 16, 512, state=64),
-    Run("mamba", 12, 256),
-    Run("mamba2", 24, 768, peak_rate=6e-4),
     Run("mamba2", 16, 512),
+    Run("mamba2", 24, 768, peak_rate=6e-4),
     Run("mamba2", 12, 256),
+    Run("gpt2", 8, 512, seed=1),
+    Run("mamba", 16, 512, seed=1),
 )
 SMOKE = tuple(
     Run(family, layers, 64, 64, tokens=4096, batch_tokens=256, peak_rate=5e-3)

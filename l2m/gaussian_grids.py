@@ -11,34 +11,37 @@ TINIEST = MAMBA | {"layers": 1, "width": 32, "state": 4}
 SMALLEST = MAMBA | {"layers": 2, "width": 64, "state": 4}
 SMALL = MAMBA | {"width": 64, "state": 16}
 MEDIUM, LARGE = MAMBA | {"state": 16}, MAMBA | {"state": 64}
+TWO = MAMBA2 | {"state": 64}
+LARGEST = MAMBA2 | {"width": 512, "state": 128}
+WINDOW = GPT2 | {"window": 17}
 NARROW = GPT2 | {"layers": 2, "width": 64, "window": 3}
 
 
 def book():
-    """Return the published grid: 35 runs, 44 minutes of GPU time, several runs side by side."""
+    """Return the published grid: 67 runs, some with more steps, another seed, or a higher rate."""
+    others = (GPT2, SMALL, MEDIUM, LARGE, TWO)
     return [
-        SMALL | {"length": 1024, "steps": 32_000},
-        *_at([GPT2, MEDIUM, SMALL, MAMBA2 | {"state": 64}, SMALLEST, NARROW]),
-        *_at([GPT2 | {"window": 17}], LENGTHS[:3]),
-        *_at([LARGE], (64, 1024)),
-        *_at([SMALL | {"kind": "logarithmic"}]),
-        *_at([TINIEST], (4096,)),
+        *(model | {"length": 4096, "steps": 32_000} for model in (GPT2, MEDIUM)),
+        *(model | {"length": 1024, "steps": 32_000} for model in others),
+        *_at([GPT2, MEDIUM, SMALL, TWO, SMALLEST, LARGE, LARGEST, WINDOW, NARROW]),
+        *_at([TINIEST], LENGTHS[3:]),
+        *_at([SMALL | {"seed": 1}, WINDOW | {"seed": 1}]),
+        *_at([SMALL | {"kind": "logarithmic"}, GPT2 | {"kind": "logarithmic"}]),
+        *(model | {"length": 1024, "peak_rate": 3e-3} for model in (GPT2, MEDIUM, SMALL, TWO)),
+        *_at([GPT2 | {"window": 65}]),
     ]
 
 
 def full():
-    """Return what would complete it: more states, second seeds, longer runs, rates by width."""
-    runs = [
-        *({**model, "length": n, "steps": 32_000} for model in (GPT2, MEDIUM) for n in LENGTHS[2:]),
-        *_at([GPT2, MEDIUM, SMALL, MAMBA2 | {"state": 64}, SMALLEST, LARGE]),
-        *_at([GPT2 | {"window": 17}, NARROW, MAMBA2 | {"layers": 2, "width": 64, "state": 16}]),
-        *_at([MAMBA2 | {"width": 512, "state": 128}, GPT2 | {"window": 65}]),
-        *_at([SMALLEST | {"seed": 1}, LARGE | {"seed": 1}, TINIEST]),
-        *_at([SMALL | {"kind": "logarithmic"}, GPT2 | {"kind": "logarithmic"}]),
+    """Return that and what would separate state from width: much of one with little of other."""
+    apart = [
+        MAMBA | {"width": 64, "state": 128},
+        MAMBA | {"width": 128, "state": 64},
+        MAMBA | {"width": 512, "state": 4},
     ]
-    return [
-        run | {"peak_rate": round(3e-3 * (256 / run.get("width", 256)) ** 0.5, 5)} for run in runs
-    ]
+    small = [TINIEST, MAMBA2 | {"layers": 2, "width": 64, "state": 16}]
+    seeds = [model | {"seed": 1} for model in (GPT2, MEDIUM, TWO, LARGE)]
+    return [*book(), *_at([*apart, *seeds]), *_at(small, LENGTHS[:3]), *_at(small[1:], LENGTHS[3:])]
 
 
 def _at(models, lengths=LENGTHS):
