@@ -48,17 +48,6 @@ class BookLosses:
         kernel /= kernel.sum(1, keepdims=True)
         return BookLosses(self.position, self.tokens, self.losses @ kernel.T, self.weight)
 
-    def slopes(self, octaves: float = 1.0) -> "BookLosses":
-        """Gain of each octave of positions, d loss / d log₂(position): local straight lines."""
-        x = np.log2(self.position)
-        out = np.empty_like(self.losses)
-        for j, at in enumerate(x):
-            near = np.clip(1 - np.abs(x - at) / (octaves + 0.1), 0, None)  # position 2 too from 1
-            weight = near * self.tokens
-            centred = x - np.average(x, weights=weight)
-            out[:, j] = self.losses @ (weight * centred) / (weight @ centred**2)
-        return BookLosses(self.position, self.tokens, out, self.weight)
-
     def shifted(self, start: np.ndarray) -> "BookLosses":
         """Counted from another number for each book, (g, 1)."""
         return BookLosses(self.position, self.tokens, self.losses - start, self.weight)

@@ -1,4 +1,4 @@
-"""Curves over positions: means, slopes, turning and crossing, and whether intervals hold."""
+"""Curves over positions: means, turning and crossing, and whether intervals hold."""
 
 import numpy as np
 import pandas as pd
@@ -58,13 +58,6 @@ def test_intervals_of_a_mean_hold_it():
     spread = losses(lambda x: 0 * x, books=16, noise=1.0).resampled(4000).std(0)[0]
     curve = losses(lambda x: 0 * x, books=16, noise=1.0)
     assert spread == pytest.approx(curve.half_width[0] / 2.131, rel=0.06)
-
-
-def test_slopes_are_those_of_lines():
-    line = losses(lambda x: 5 - 0.3 * np.log2(x), noise=1.0)
-    assert line.slopes().losses == pytest.approx(np.full(line.losses.shape, -0.3))
-    bent = losses(lambda x: np.maximum(0, np.log2(x) - 6)).slopes().mean
-    assert bent[line.position < 30].max() < 0.01 and bent[line.position > 140].min() > 0.99
 
 
 def test_smoothing_keeps_lines_inside_and_takes_noise_away():
