@@ -10,15 +10,12 @@ a GPU with each step replayed as one CUDA graph. Both losses are compared. The s
 """
 
 import argparse
-import json
-import time
-from pathlib import Path
 
 import torch
+from timing import record, timed
 
 from l2m.gaussian_training import Run
 from l2m.models import device_name
-from l2m.results import write_atomic
 from l2m.training import Training, train
 
 SIZES = {  # the models of the published grid, and for a CPU miniatures of them
@@ -73,23 +70,14 @@ def config(run, steps, graph=False):
     )
 
 
-def timed(function, device):
-    """Seconds of a call, the device's work included."""
-    start = time.perf_counter()
-    out = function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return out, time.perf_counter() - start
-
-
 def measure(run, steps, device):
     """One row: steps a second of both loops, their losses, and the share of making data."""
     size, task = run.vectors // run.length, run.task()
     plain(run, 5, device)  # compiles and tunes kernels
-    naive, seconds = timed(lambda: plain(run, steps, device), device)
+    naive, seconds, _ = timed(lambda: plain(run, steps, device), device)
     losses, speed = library(run, steps, device)
     batches = [task.batch(0, size, slice(None), device)]
-    _, making = timed(
+    _, making, _ = timed(
         lambda: [task.batch(i, size, slice(None), device) and None for i in range(steps)], device
     )
     ours = speed / run.vectors
@@ -128,8 +116,7 @@ def main():
         )
     if args.record:
         out = {"device": name, "torch": torch.__version__, "steps": steps, "rows": rows}
-        folder = Path(__file__).parent.parent / "results" / "benchmarks"
-        write_atomic(folder / f"gaussian-{args.device}.json", json.dumps(out, indent=1) + "\n")
+        record(f"gaussian-{args.device}", out)
 
 
 if __name__ == "__main__":

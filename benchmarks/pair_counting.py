@@ -34,9 +34,9 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from timing import record
 
 from l2m.pairs import count_tokens, n_pairs, pair_counts
-from l2m.results import write_atomic
 from l2m.two_point import check_documents, two_point_mi
 
 DISTANCE = 16
@@ -216,11 +216,9 @@ def main():
         for row in out["sizes"]:
             if "seconds" in row:
                 row["nanoseconds_a_token"] = row["seconds"] / row["tokens"] * 1e9
-    text = json.dumps(out, indent=1) + "\n"
-    print(text)
+    print(json.dumps(out, indent=1))
     if args.record:
-        folder = Path(__file__).parent.parent / "results" / "benchmarks"
-        write_atomic(folder / f"pair_counting-{args.device}.json", text)
+        record(f"pair_counting-{args.device}", out)
 
 
 if __name__ == "__main__":

@@ -16,15 +16,13 @@ import argparse
 import hashlib
 import json
 import os
-import time
-from pathlib import Path
 
 import numpy as np
 import torch
+from timing import matmul_ceiling, record, timed
 
 from l2m.models import device_name
 from l2m.packing import layout
-from l2m.results import write_atomic
 from l2m.scoring import partner_permutation, powers_of_two, score
 
 SIZES = {  # name: (width, layers, heads, key-value heads, feed-forward)
@@ -81,28 +79,6 @@ def official(model, windows, splits, partners, batch_size):
         marginal[split] = passes(windows[:, split:])[:, :split]
     assert joint.shape[1] == length
     return joint, marginal, shuffled
-
-
-def timed(function, device):
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-    start = time.perf_counter()
-    out = function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None
-    return out, time.perf_counter() - start, peak
-
-
-def matmul_ceiling(dtype, device):
-    """TFLOP/s of a large matrix product, median of ten."""
-    n = 8192 if device == "cuda" else 1024
-    a, b = (torch.randn(n, n, dtype=dtype, device=device) for _ in range(2))
-    for _ in range(3):
-        a @ b
-    seconds = [timed(lambda: a @ b, device)[1] for _ in range(10)]
-    return 2 * n**3 / np.median(seconds) / 1e12
 
 
 def flops(model, length, splits, ratio):
@@ -218,10 +194,7 @@ def main():
         )
     if args.record:
         out = {"device": name, "ceiling_tflops": ceiling, "torch": torch.__version__, "rows": rows}
-        path = (
-            Path(__file__).parent.parent / "results" / "benchmarks" / f"scoring-{args.device}.json"
-        )
-        write_atomic(path, json.dumps(out, indent=1) + "\n")
+        record(f"scoring-{args.device}", out)
 
 
 if __name__ == "__main__":
