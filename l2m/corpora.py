@@ -75,7 +75,7 @@ class Corpus:
         memory-mapped file of the cache folder, made on the first call.
         """
         dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
-        key = hashlib.sha256(f"{self.fingerprint} {_tokenizer_key(tokenizer)}".encode())
+        key = hashlib.sha256(f"{self.fingerprint} {tokenizer_key(tokenizer)}".encode())
         stem = cache_dir() / "tokens" / f"{Path(self.name).stem}-{key.hexdigest()[:16]}"
         data, manifest = stem.with_suffix(".bin"), stem.with_suffix(".json")
         if not _intact(data, manifest):
@@ -116,8 +116,11 @@ class Corpus:
         Raises
         ------
         ValueError
-            If the corpus does not hold `n` such windows; the message says how many it does.
+            If the corpus does not hold `n` such windows (the message says how many it does), or
+            `length` or `n` is not positive.
         """
+        if length < 1 or n < 1:
+            raise ValueError(f"Windows need length ≥ 1 and n ≥ 1, not {length} and {n}.")
         rng = np.random.default_rng(seed)
         books = [_Paragraphs(text, rng) for text in self.texts]
         picked: list[tuple[int, int, list[int]]] = []
@@ -259,11 +262,23 @@ def _read_path(path: Path) -> pd.DataFrame:
             f"There is no corpus, file or folder {str(path)!r}: give the path of a .txt or "
             f".parquet file or of a folder of them, or one of {names}."
         )
+    return pd.concat([_read_file(file) for file in text_files(path)], ignore_index=True)
+
+
+def text_files(path: str | Path) -> list[Path]:
+    """The `.txt` and `.parquet` files of a folder, sorted by path; or the one that is named.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are none.
+    """
+    path = Path(path)
     files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
     files = [file for file in files if file.suffix in (".txt", ".parquet")]
     if not files:
         raise FileNotFoundError(f"{path} holds no .txt or .parquet file.")
-    return pd.concat([_read_file(file) for file in files], ignore_index=True)
+    return files
 
 
 def _read_file(file: Path) -> pd.DataFrame:
@@ -280,14 +295,18 @@ def _read_file(file: Path) -> pd.DataFrame:
         except UnicodeDecodeError as error:
             raise ValueError(f"{file} is not UTF-8 ({error}): convert it.") from error
         table = pd.DataFrame({"short_book_title": [file.stem], "text": [text]})
-    empty = [row for row, text in enumerate(table["text"]) if not (text and text.strip())]
+    empty = [
+        row
+        for row, text in enumerate(table["text"])
+        if not (isinstance(text, str) and text.strip())
+    ]
     if empty or table.empty:
         where = "" if file.suffix == ".txt" or table.empty else f" in row {empty[0]}"
         raise ValueError(f"{file} is empty{where}: a document needs text.")
     return complete(table)
 
 
-def _tokenizer_key(tokenizer) -> str:
+def tokenizer_key(tokenizer) -> str:
     """sha256 of what a tokenizer does: its whole specification where it has one."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     spec = backend.to_str() if backend else json.dumps(tokenizer.get_vocab(), sort_keys=True)
@@ -297,4 +316,7 @@ def _tokenizer_key(tokenizer) -> str:
 def _intact(data: Path, manifest: Path) -> bool:
     if not (data.exists() and manifest.exists()):
         return False
-    return sha256(data) == json.loads(manifest.read_text())["sha256"]
+    try:
+        return sha256(data) == json.loads(manifest.read_text())["sha256"]
+    except json.JSONDecodeError:
+        return False

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from l2m import cleaning, corpora
-from l2m.archives import HUB
+from l2m import corpora
+from l2m.archives import HUB, complete, hub_documents
 from l2m.results import cache_dir, sha256, write_atomic
 
 
@@ -127,7 +127,7 @@ def token_file(names, tokenizer=None, limit: int | None = None) -> TokenFile:
     if not loaded.is_fast:
         raise ValueError(f"{tokenizer} is no fast tokenizer: it cannot say where paragraphs start")
     about = {
-        "tokenizer": corpora._tokenizer_key(loaded),
+        "tokenizer": corpora.tokenizer_key(loaded),
         "corpora": [[str(name), _identity(name)] for name in names],
         "limit": limit,
     }
@@ -237,9 +237,9 @@ def _documents(names, limit):
     for name in names:
         name = str(name)
         if name in HUB:
-            tables = _streamed(name)
+            tables = (complete(pd.DataFrame([row])) for row in hub_documents(name))
         elif Path(name).is_dir():
-            tables = (corpora.load_corpus(file).table for file in _files(name))
+            tables = (corpora.load_corpus(file).table for file in corpora.text_files(name))
         else:
             tables = iter([corpora.load_corpus(name).table])
         books = (book for table in tables for book in table.itertuples())
@@ -248,35 +248,10 @@ def _documents(names, limit):
             yield about | {"author": str(book.author)}, book.text
 
 
-def _streamed(name: str):
-    """Yield tables of one document of a corpus of the Hub, as `load_corpus` would have them."""
-    from datasets import load_dataset
-
-    from l2m.archives import complete
-
-    try:
-        for row in load_dataset(**HUB[name], split="train", streaming=True):
-            if name == "pg19":
-                row["text"] = cleaning.unwrap(row["text"])
-            yield complete(pd.DataFrame([row]).rename(columns={"title": "short_book_title"}))
-    except (OSError, RuntimeError) as error:
-        raise ConnectionError(
-            f"The corpus {name!r} is streamed from the Hugging Face Hub ({HUB[name]['path']}), "
-            f"which cannot be reached ({error}). What was read is kept: run again."
-        ) from error
-
-
-def _files(folder: str) -> list[Path]:
-    files = sorted(f for f in Path(folder).rglob("*") if f.suffix in (".txt", ".parquet"))
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no .txt or .parquet file.")
-    return files
-
-
 def _identity(name) -> str:
     """What identifies a corpus without keeping it in memory."""
     if Path(name).is_dir():
-        return hashlib.sha256("".join(map(sha256, _files(name))).encode()).hexdigest()
+        return hashlib.sha256("".join(map(sha256, corpora.text_files(name))).encode()).hexdigest()
     return corpora.fingerprint(name)
 
 
