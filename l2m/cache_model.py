@@ -7,7 +7,7 @@ it again. It knows nothing else, so if it improves a language model, that model 
 lying in its past: as many nats, at least, as the mixture gains.
 """
 
-import os
+import sys
 from collections import Counter
 
 import numpy as np
@@ -132,12 +132,10 @@ def mixture_weights(probabilities, steps=50) -> np.ndarray:
     return weights
 
 
-def main(arguments=None):
-    """Command line: the parameters of `missed_terms`, and the means by split."""
-    table = run(missed_terms, "python -m l2m.cache_model", arguments)
-    if int(os.environ.get("RANK", 0)) == 0:
-        print(table.groupby("split")[["joint", "marginal"]].mean().round(2).to_string())
+def show_gains(table):
+    """Print what the cache adds, in nats, by split."""
+    print(table.groupby("split")[["joint", "marginal"]].mean().round(2).to_string())
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run("cache_model", missed_terms, show_gains))

@@ -6,7 +6,7 @@ Y is the second half of each window. The model sees BOS and the last c tokens of
 nothing to all. What the cost loses with c is what the model has made of so much past.
 """
 
-import os
+import sys
 
 import numpy as np
 import pandas as pd
@@ -73,13 +73,11 @@ def past_table(scores, half: int) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
-def main(arguments=None):
-    """Command line: the parameters of `past_terms`, and the mean cost a token by context."""
-    table = run(past_terms, "python -m l2m.context", arguments)
-    if int(os.environ.get("RANK", 0)) == 0:
-        total = table.groupby("context")[["cost", "tokens"]].sum()
-        print((total["cost"] / total["tokens"]).rename("nats a token").round(4).to_string())
+def show_costs(table):
+    """Print the mean cost of a token by context."""
+    total = table.groupby("context")[["cost", "tokens"]].sum()
+    print((total["cost"] / total["tokens"]).rename("nats a token").round(4).to_string())
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run("context", past_terms, show_costs))

@@ -12,16 +12,32 @@ import hashlib
 import inspect
 import json
 import os
+import sys
 import time
 
 import numpy as np
 import pandas as pd
 
 from l2m import models
-from l2m.bipartite import clustered_stderr, window_terms
+from l2m.bipartite import bipartite_mi, clustered_stderr, window_terms
 from l2m.corpora import fingerprint, load_corpus
 from l2m.results import cache_dir, recorded
 from l2m.scoring import powers_of_two, score
+
+HELP = {  # of the command lines, by parameter
+    "name": "of the result, <folder>/<name> or <name>",
+    "corpus": "a name, file or folder",
+    "model": "a name, Hub id or folder",
+    "length": "tokens a window",
+    "windows": "how many",
+    "ratio": "the largest L/ℓ",
+    "largest_split": "the largest ℓ; 0 for half the length",
+    "partners": "continuations that each window borrows for vCLUB",
+    "bos": "token id that sequences start with; -1 for the model's own",
+    "dtype": "of the model: float32, bfloat16 or float16",
+    "seed": "of the windows and partners",
+    "documents": "read that many of the corpus; 0 for all",
+}
 
 
 def measure(
@@ -158,38 +174,66 @@ def command_line(module, function, name, params):
     return " ".join([f"python -m l2m.{module}", name, *flags])
 
 
-def run(function, prog, arguments=None):
-    """Command line of a measurement: its parameters as options; returns what it returns."""
-    parser = argparse.ArgumentParser(prog=prog, description=function.__doc__.split("\n")[0])
-    for key, option in inspect.signature(function).parameters.items():
-        if option.default is option.empty:
-            parser.add_argument(key, help="name of the result, <folder>/<name> or <name>")
-        else:
-            parser.add_argument(
-                f"--{key.replace('_', '-')}", type=option.annotation, default=option.default
-            )
-    parser.add_argument("--record", action="store_true", help="write to results/, not the cache")
-    options = vars(parser.parse_args(arguments))
+def run(module, function, show, arguments=None) -> int:
+    """Command line of a measurement: its parameters as options, one sentence for what is wrong.
+
+    Parameters
+    ----------
+    module : its name in this package; `function` : the measurement.
+    show : function of what it returns, called once however many processes there are.
+    arguments : list of str; those of this process when None.
+
+    Returns
+    -------
+    The exit status.
+    """
+    options = vars(_parser(module, function).parse_args(arguments))
     if options.pop("record"):
         os.environ["L2M_RECORD"] = "1"
     if "/" not in options["name"]:
         options["name"] = f"measured/{options['name']}"
-    return function(**options)
-
-
-def main(arguments=None):
-    """Command line: the parameters of `measure`, and a table of I_BP(L) at the end."""
-    from l2m.bipartite import bipartite_mi
-
-    terms, _ = run(measure, "python -m l2m.measure", arguments)
+    try:
+        result = function(**options)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        print(f"l2m: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nl2m: stopped; what was scored is kept: run it again to go on.", file=sys.stderr)
+        return 130
     if int(os.environ.get("RANK", 0)) == 0:
-        for estimator in ("direct", "vclub"):
-            print(
-                estimator,
-                bipartite_mi(terms, estimator, ratio=2).round(3).to_string(index=False),
-                sep="\n",
-            )
+        show(result)
+    return 0
+
+
+def _parser(module, function):
+    parser = argparse.ArgumentParser(
+        prog=f"python -m l2m.{module}",
+        description=function.__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    for key, option in inspect.signature(function).parameters.items():
+        if option.default is option.empty:
+            parser.add_argument(key, help=HELP[key])
+        else:
+            flag, kind = f"--{key.replace('_', '-')}", option.annotation
+            kind = _natural if kind is int and option.default >= 0 else kind
+            parser.add_argument(flag, type=kind, default=option.default, help=HELP[key])
+    parser.add_argument("--record", action="store_true", help="write to results/, not the cache")
+    return parser
+
+
+def _natural(text):
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"takes an integer from 0, not {text!r}")
+    return int(text)
+
+
+def show_curves(tables):
+    """Print the estimates of I_BP(L) from what `measure` returns."""
+    for estimator in ("direct", "vclub"):
+        curve = bipartite_mi(tables[0], estimator, ratio=2)
+        print(estimator, curve.round(3).to_string(index=False), sep="\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run("measure", measure, show_curves))

@@ -30,6 +30,7 @@ SIZES = {  # the paper's models (App. F): layers, width
 }
 FAMILIES = ("gpt2", "mamba", "mamba2")
 STATE = {"mamba": 16, "mamba2": 128}  # d_state of the published models
+DTYPES = ("float32", "bfloat16", "float16")
 EMBEDDED = "smollm2-135m"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
@@ -198,10 +199,14 @@ def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | None 
         If `name` is neither embedded, nor on this disk, nor reachable on the Hub.
     RuntimeError
         If a GPU is asked for and there is none.
+    ValueError
+        For another dtype.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
     if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("no GPU found: pass device='cpu', or run on a machine with a CUDA GPU")
     model = _load(
@@ -250,13 +255,18 @@ def fingerprint(name: str = EMBEDDED) -> str:
 
 def _load(from_pretrained, name, **options):
     """Call `from_pretrained`, turning a missing model into one sentence that names the cure."""
+    from safetensors import SafetensorError
+
     source = _embedded_folder() if name == EMBEDDED else name
     try:
         return from_pretrained(source, **options)
+    except SafetensorError as error:
+        raise ValueError(f"the weights of {name!r} are damaged ({error}): fetch it anew") from error
     except OSError as error:
+        why = str(error).partition("\n")[0]
         raise FileNotFoundError(
             f"cannot load {name!r}: no such folder here, and not reachable on the Hub; check the "
-            f"name and the network, or use {EMBEDDED!r}, which works offline ({error})"
+            f"name and the network, or use {EMBEDDED!r}, which works offline ({why})"
         ) from error
 
 

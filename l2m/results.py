@@ -33,7 +33,7 @@ class MissingResult(RuntimeError):
 
 
 class DamagedResult(RuntimeError):
-    """A recorded table that no longer has the sha256 it was recorded with."""
+    """A recorded table without the sha256 it was recorded with, or an unreadable provenance."""
 
 
 def results_dir() -> Path:
@@ -117,10 +117,13 @@ def recorded(
         Neither recorded nor cached, and not computable here: no `compute`, or it needs a file, a
         network or a package that is missing.
     DamagedResult
-        The recorded parameters fit, but the table is not the one that was recorded.
+        The recorded parameters fit, but the table is not the one that was recorded; or they cannot
+        be read.
     """
     if not re.fullmatch(r"[\w-]+(/[\w-]+)+", name):
-        raise ValueError(f"A result is named '<chapter>/<name>', not {name!r}.")
+        raise ValueError(
+            f"A result is named '<chapter>/<name>', of letters, digits, _ and -, not {name!r}."
+        )
     params = json.loads(json.dumps(params, allow_nan=False, default=_plain))
     command = command or f"python -m l2m run {name.split('/')[0]} --record"
     record = os.environ.get("L2M_RECORD") == "1"
@@ -150,7 +153,7 @@ def provenance(name: str) -> dict:
     path = results_dir() / f"{name}.json"
     if not path.exists():
         raise MissingResult(f"No result {name!r} is recorded.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return _read_about(path)
 
 
 def _plain(value):
@@ -167,11 +170,22 @@ def _file(stem: Path, suffix: str) -> Path:
     return stem.with_name(stem.name + suffix)
 
 
+def _read_about(path: Path) -> dict:
+    """Read the provenance of a result, or raise DamagedResult."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedResult(
+            f"{path} is damaged ({error}): restore it with `git checkout -- results`, or delete it "
+            f"to measure anew."
+        ) from None
+
+
 def _read(stem: Path, params: dict) -> pd.DataFrame | None:
     table, about = _file(stem, ".parquet"), _file(stem, ".json")
     if not (table.exists() and about.exists()):
         return None
-    info = json.loads(about.read_text(encoding="utf-8"))
+    info = _read_about(about)
     if info["params"] != params:
         return None
     if sha256(table) != info["sha256"]:
@@ -236,7 +250,7 @@ def _missing(name: str, params: dict, command: str, reason: str) -> str:
     about = results_dir() / f"{name}.json"
     state = "is not recorded"
     if about.exists():
-        old = json.loads(about.read_text(encoding="utf-8"))["params"]
+        old = _read_about(about)["params"]
         changed = [
             f"{key} = {old.get(key)!r}, not {params.get(key)!r}"
             for key in sorted(old.keys() | params.keys())

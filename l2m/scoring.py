@@ -66,8 +66,10 @@ def partner_permutation(n: int, groups=None, k: int = 1, seed: int = 0) -> np.nd
     Raises
     ------
     ValueError
-        If one group holds more than half of the windows, or fewer than k such shifts exist.
+        If one group holds more than half of the windows, or there are fewer than k such shifts.
     """
+    if k < 1:
+        raise ValueError(f"a window needs at least one partner, not {k}")
     rng = np.random.default_rng(seed)
     groups = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
     order = rng.permutation(n)
@@ -295,7 +297,12 @@ def _checked(windows, splits, ratio, partners, groups, n_partners, seed, model=N
     if ratio != int(ratio) or ratio < 2:
         raise ValueError(f"ratio must be an integer of at least 2, not {ratio}")
     splits = powers_of_two(length, ratio) if splits is None else sorted({int(s) for s in splits})
-    if not splits or splits[0] < 1 or splits[-1] >= length:
+    if not splits:
+        raise ValueError(
+            f"there is no split to score: windows of {length} tokens are too short for ℓ = 2 and "
+            f"L = {2 * ratio}, or the largest split is below 2"
+        )
+    if splits[0] < 1 or splits[-1] >= length:
         raise ValueError(f"splits must lie between 1 and {length - 1}, not {splits}")
     if groups is not None and len(groups) != n:
         raise ValueError(f"{n} windows but {len(groups)} groups: give each window its book")
@@ -308,7 +315,10 @@ def _checked(windows, splits, ratio, partners, groups, n_partners, seed, model=N
 
 
 def _bos(model, bos_token_id):
-    bos = model.config.get_text_config().bos_token_id if bos_token_id is None else bos_token_id
+    config = model.config.get_text_config()
+    bos = config.bos_token_id if bos_token_id is None else bos_token_id
     if bos is None:
         raise ValueError("the model names no BOS token: pass bos_token_id=… (often its EOS token)")
+    if not 0 <= bos < config.vocab_size:
+        raise ValueError(f"the BOS token is from 0 to {config.vocab_size - 1}, not {bos}")
     return int(bos)

@@ -73,8 +73,8 @@ class Shards:
             if sha256(file) != file.stem.split("-")[2]:
                 if not self.repair:
                     raise RuntimeError(
-                        f"{file} is damaged (its sha256 differs from its name): pass repair=True "
-                        "to recompute this shard"
+                        f"{file} is damaged (its sha256 differs from its name): remove it or pass "
+                        "repair=True, and its windows are scored again"
                     )
                 if number % self.world == self.rank:
                     file.unlink(missing_ok=True)

@@ -126,6 +126,9 @@ def test_bad_files(tmp_path):
     pd.DataFrame({"text": ["a", " "]}).to_parquet(tmp_path / "y.parquet")
     with pytest.raises(ValueError, match=r"y.parquet is empty in row 1"):
         load_corpus(tmp_path / "y.parquet")
+    pd.DataFrame({"text": [1, 2]}).to_parquet(tmp_path / "y.parquet")
+    with pytest.raises(ValueError, match=r"y.parquet is empty in row 0"):
+        load_corpus(tmp_path / "y.parquet")
     with pytest.raises(FileNotFoundError, match=r"no corpus, file or folder 'kvj'.*kjv"):
         load_corpus("kvj")
     (tmp_path / "void").mkdir()

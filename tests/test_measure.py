@@ -7,6 +7,7 @@ from test_scoring import naive, tiny
 from l2m import measure as module
 from l2m.bipartite import clustered_stderr, window_terms
 from l2m.cache_model import missed_terms
+from l2m.context import past_terms
 from l2m.corpora import Windows
 from l2m.measure import command_line, identity, measure
 from l2m.scoring import powers_of_two, score_whole
@@ -69,6 +70,33 @@ def test_fewer_documents(corpus):
     assert terms.attrs["params"]["documents"] == 3
     assert "--documents 3" in terms.attrs["command"]
     assert "documents" not in identity("pg19", "m")
+
+
+def test_command_line(corpus, capsys):
+    about = ["--corpus", "made-up", "--length", "16", "--windows", "12", "--bos", "0"]
+    assert module.run("measure", measure, module.show_curves, ["mine", *about]) == 0
+    assert "direct" in capsys.readouterr().out
+    for wrong, sentence in {
+        ("--windows", "11", "--partners", "20"): "11 windows, 2 of them",
+        ("--partners", "0"): "at least one partner, not 0",
+        ("--ratio", "1"): "ratio must be",
+        ("--largest-split", "1"): "no split to score",
+        ("--bos", "97"): "BOS token is from 0 to 96, not 97",
+    }.items():
+        assert module.run("measure", measure, module.show_curves, ["mine", *about, *wrong]) == 2
+        out, error = capsys.readouterr()
+        assert not out and sentence in error and error.startswith("l2m: ")
+    for wrong in (["--seed", "-1"], ["--windows", "many"]):
+        with pytest.raises(SystemExit, match="2"):
+            module.run("measure", measure, module.show_curves, ["mine", *about, *wrong])
+        assert "takes an integer from 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("function", [measure, past_terms, missed_terms])
+def test_every_option_is_explained(function, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        module.run("any", function, None, ["--help"])
+    assert "token id that sequences start with" in capsys.readouterr().out
 
 
 def test_command():

@@ -103,6 +103,18 @@ def test_a_damaged_recorded_table_is_refused_and_a_damaged_cached_one_made_again
         recorded("ch/mi", PARAMS, compute)
 
 
+def test_damaged_provenance_is_treated_alike(monkeypatch):
+    recorded("ch/mi", PARAMS, compute)
+    [cached] = (results.cache_dir() / "results" / "ch").glob("*.json")
+    cached.write_text('{"params": ')
+    assert recorded("ch/mi", PARAMS, lambda: compute(9.0)).mi[0] == 9.0
+    monkeypatch.setenv("L2M_RECORD", "1")
+    recorded("ch/mi", PARAMS, never)
+    (results.results_dir() / "ch" / "mi.json").write_text("<<<<<<< HEAD")
+    with pytest.raises(DamagedResult, match=r"mi.json is damaged.*git checkout -- results"):
+        recorded("ch/mi", PARAMS, compute)
+
+
 def test_a_large_table_is_not_recorded(monkeypatch):
     monkeypatch.setenv("L2M_RECORD", "1")
     monkeypatch.setattr(results, "MAX_BYTES", 100)

@@ -251,6 +251,8 @@ def test_partners_are_permutations_between_books(sizes, k, seed):
         ({"windows": windows(2) + VOCABULARY}, "vocabulary from 0 to 96"),
         ({"windows": windows(2) / 2}, "integers of shape"),
         ({"windows": windows(2), "splits": [24]}, "between 1 and 23"),
+        ({"windows": windows(2, 3)}, "no split to score: windows of 3 tokens"),
+        ({"windows": windows(2), "bos_token_id": -2}, "BOS token is from 0 to 96, not -2"),
         ({"windows": windows(2), "ratio": 1}, "ratio must be"),
         ({"windows": windows(3), "groups": [0, 0, 1]}, "more books"),
         ({"windows": windows(3), "groups": [0, 1]}, "3 windows but 2 groups"),
