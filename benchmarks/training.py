@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from timing import matmul_ceiling
 from transformers.activations import ACT2FN
 
 from l2m.acceleration import attention_kernels, prepare
@@ -154,13 +155,6 @@ def timed(step, steps, device):
     return float(np.median(seconds[2:]))
 
 
-def matmul_ceiling(device):
-    """Operations a second of a large bf16 matrix product, median of ten."""
-    n = 8192 if device.type == "cuda" else 512
-    a, b = (torch.randn(n, n, dtype=torch.bfloat16, device=device) for _ in range(2))
-    return 2 * n**3 / timed(lambda _: a @ b, 10, device)
-
-
 def measure(name, length, vocabulary, tokens, plain_tokens, steps, device, ceiling, agreement):
     """Rows of one model at one length, and how far the losses of the ways are apart.
 
@@ -255,7 +249,7 @@ def main():
             for name in args.models:
                 scaling(name, length, args.vocabulary, args.tokens, args.steps, device)
         return
-    ceiling = matmul_ceiling(device)
+    ceiling = 1e12 * matmul_ceiling(torch.bfloat16, args.device)
     card = device_name(args.device)
     print(f"{card}: matrix product {ceiling / 1e12:.1f} TFLOP/s", flush=True)
     path = Path(__file__).parent.parent / "results" / "benchmarks" / f"training-{args.device}.json"
