@@ -146,14 +146,17 @@ def _logits(model, head, hidden):
     ):
         if (scale := getattr(config, name, None)) is not None:
             logits = logits / scale if inverse else logits * scale
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
-        logits = cap * torch.tanh(logits / cap)
+    for name in ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap"):
+        if (cap := getattr(config, name, None)) is not None:
+            logits = cap * torch.tanh(logits / cap)
     return logits
 
 
 def body(model):
     """The model without its output head."""
     inner = model.base_model
+    if inner is model:  # a class whose own name for it is not the one it was given
+        inner = model.model
     return getattr(inner, "language_model", inner)
 
 

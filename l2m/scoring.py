@@ -190,7 +190,7 @@ def score(
         try:
             values = way(model, own, others, splits, ratio, bos, attention)
         except torch.OutOfMemoryError as error:
-            raise RuntimeError(
+            raise torch.OutOfMemoryError(
                 f"{len(rows)} windows of {packed_length} packed tokens exceed the GPU's memory: "
                 f"pass batch_size={max(1, len(rows) // 2)}"
             ) from error
@@ -242,6 +242,8 @@ def _exact_way(model, method, batch, rows, bos):
     """The named way, or the first of packed, prefix, whole that agrees with whole passes."""
     import warnings
 
+    import torch
+
     ways = [likelihood.packed, likelihood.prefix, likelihood.whole]
     if method != "auto":
         ways = [way for way in ways if way.__name__ == method]
@@ -256,7 +258,9 @@ def _exact_way(model, method, batch, rows, bos):
         try:
             difference = likelihood.disagreement(model, *batch(way, rows), bos)
             problem = f"differs from whole passes by {difference:.2g} nats a token"
-        except (NotImplementedError, TypeError, ValueError, AttributeError, KeyError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
             difference, problem = np.inf, f"failed ({error})"
         if difference <= tolerance:
             return way

@@ -34,6 +34,8 @@ FAMILIES = {  # model type: (sizes, the best exact way)
     "gemma3_text": ({**ROTARY, "sliding_window": 5, "query_pre_attn_scalar": 8}, "packed"),
     "gemma2": ({**ROTARY, "sliding_window": 5, "query_pre_attn_scalar": 8}, "prefix"),
     "granite": ({**ROTARY, "logits_scaling": 3.0}, "packed"),
+    "llama4_text": ({**ROTARY, "num_local_experts": 2, "intermediate_size_mlp": 48}, "packed"),
+    "recurrent_gemma": ({**ROTARY, "num_hidden_layers": 3, "attention_window_size": 5}, "whole"),
     "bloom": ({**SMALL, "n_layer": 2, "n_head": 4}, "prefix"),  # ALiBi
     "mamba": ({**MAMBA, "bos_token_id": 0, "time_step_rank": 4}, None),
     "mamba2": (
@@ -107,7 +109,7 @@ def test_every_family_agrees_with_whole_passes(family):
     model, w = tiny(family), windows()
     best = FAMILIES[family][1]
     with warnings.catch_warnings():
-        falls_back = family in ("gemma2", "mamba", "jamba")  # and says so
+        falls_back = family in ("gemma2", "mamba", "jamba", "recurrent_gemma")  # and says so
         warnings.simplefilter("ignore" if falls_back else "error", UserWarning)
         for splits, ratio in (([2, 4, 8], 3), ([1, 3, 12, 23], 4), (None, 2)):
             got = score(model, w, splits, ratio, progress=False)
@@ -115,6 +117,15 @@ def test_every_family_agrees_with_whole_passes(family):
     if best:
         with torch.inference_mode():
             score(model, w, progress=False, method=best)
+
+
+def test_a_head_that_is_not_one_matrix_is_refused():
+    from transformers import BertConfig, BertLMHeadModel
+
+    sizes = SMALL | {"intermediate_size": 48, "max_position_embeddings": 64, "is_decoder": True}
+    model = BertLMHeadModel(BertConfig(**sizes)).eval()
+    with pytest.raises(RuntimeError, match="whole scoring of BertLMHeadModel differs"):
+        score(model, windows(), method="whole", progress=False)
 
 
 def test_batches_order_and_more_partners_change_nothing():
