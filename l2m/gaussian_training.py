@@ -266,7 +266,10 @@ def main(arguments=None):
     # one variant of Mamba-2's kernels: choosing the best takes minutes for every shape
     os.environ.setdefault("MAMBA_DETERMINISTIC", "1")
     if options.run:
-        run = Run(**options.run)
+        try:
+            run = Run(**options.run)
+        except (TypeError, ValueError) as error:
+            parser.error(f"--run: {error}")
         if not run.finished():
             keep(run, train_run(run))
         print(pd.read_parquet(run.folder / "runs.parquet").T.to_string(header=False))

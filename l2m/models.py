@@ -237,7 +237,7 @@ def device_name(device) -> str:
 
 
 def fingerprint(name: str = EMBEDDED) -> str:
-    """sha256 that identifies a model: of its weight files, or of the pinned embedded file.
+    """sha256 that identifies a model: of its weights and configuration, or of the embedded file.
 
     The embedded model's is known without the file, so that recorded results can be looked up on a
     machine that lacks it. A Hub id that is not on this disk is identified by its name alone.
@@ -245,8 +245,9 @@ def fingerprint(name: str = EMBEDDED) -> str:
     if name == EMBEDDED:
         return EMBEDDED_SHA256
     digest = hashlib.sha256()
-    files = sorted(Path(name).glob("*.safetensors")) if Path(name).is_dir() else []
-    for file in [*files, *([Path(name) / "config.json"] if files else [])]:
+    kinds = (".safetensors", ".bin", ".gguf", ".json")
+    files = [file for file in Path(name).glob("*") if file.suffix in kinds and file.is_file()]
+    for file in sorted(files):
         with open(file, "rb") as stream:
             while block := stream.read(1 << 22):
                 digest.update(block)

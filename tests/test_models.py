@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from l2m.history_state import history_state_dim
-from l2m.models import SIZES, build_model
+from l2m.models import SIZES, build_model, fingerprint
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,15 @@ def test_weights_follow_the_seed():
 def test_impossible_models_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         build_model(**arguments)
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_changed_weights_are_another_model(tmp_path, weights):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / weights).write_bytes(b"one")
+    before = fingerprint(str(tmp_path))
+    (tmp_path / "README.md").write_text("said of it")
+    assert fingerprint(str(tmp_path)) == before
+    (tmp_path / weights).write_bytes(b"two")
+    assert fingerprint(str(tmp_path)) != before
+    assert fingerprint("somebody/some-model") == "hub:somebody/some-model"
