@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -71,7 +72,8 @@ def plan(
     ParameterError
         Naming the parameter and what it takes.
     ChapterError
-        When `output_dir` is ``book/`` and the parameters are not the published ones.
+        When `output_dir` is ``book/`` and the parameters are not the published ones, or cannot be
+        written to.
     """
     runs = []
     for name in names:
@@ -89,6 +91,14 @@ def plan(
                 f"choose another --output-dir."
             )
         runs.append(Run(name, values, folder / f"{name}.ipynb", **options))
+    for folder in {run.output.parent for run in runs}:  # now, and not when the chapter has run
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise ChapterError(
+                f"cannot write to {folder} ({error.strerror}): choose another --output-dir."
+            ) from None
     return runs
 
 

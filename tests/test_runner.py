@@ -163,6 +163,7 @@ def test_other_parameters_go_elsewhere(project):
         (["1", "--profile", "big"], "'profile' takes one of 'smoke', 'book', 'paper'"),
         (["7"], "No chapter '7'. The chapters: 01_a."),
         (["1", "-p", "windows", "3", "--output-dir", "book"], "choose another --output-dir"),
+        (["1", "--output-dir", "pyproject.toml"], "cannot write to pyproject.toml"),
         (["1", "--jobs", "0"], "--jobs takes an integer from 1, not 0"),
     ],
 )
