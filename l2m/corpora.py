@@ -13,6 +13,7 @@ text`, one row a document, paragraphs separated by a blank line. By name:
 import hashlib
 import json
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,7 +106,8 @@ class Corpus:
         """Windows that start at a paragraph, from as many books as possible.
 
         Books are visited in turn, in an order drawn anew each round; windows of one book do not
-        overlap. The first windows of a larger `n` are those of a smaller one.
+        overlap. The first windows of a larger `n` are those of a smaller one. If there is one book
+        only, a warning says so, and each window counts as a book of its own.
 
         Parameters
         ----------
@@ -138,6 +140,13 @@ class Corpus:
                 f"paragraph and do not overlap, not {n}: ask for fewer or shorter ones."
             )
         groups, starts, tokens = zip(*picked, strict=True)
+        if len(books) == 1:
+            warnings.warn(
+                f"{self.name} is one document: each of its windows counts as a book, so partners "
+                "come from the same text, and intervals do not know how texts differ",
+                stacklevel=2,
+            )
+            groups = range(n)
         return Windows(np.array(tokens, np.int64), np.array(groups), np.array(starts))
 
 

@@ -80,7 +80,7 @@ def partner_permutation(n: int, groups=None, k: int = 1, seed: int = 0) -> np.nd
     if len(shifts) < k:
         raise ValueError(
             f"{n} windows, {largest} of them from one book, do not give {k} partner(s) from other "
-            "books each: take windows from more books, or pass partners=…"
+            "books each: take windows from more books, or as many from each"
         )
     out = np.empty((k, n), dtype=np.int64)
     for row, shift in zip(out, rng.choice(shifts, k, replace=False), strict=True):

@@ -293,6 +293,13 @@ def test_windows(story):
     assert not np.array_equal(other.starts, fewer.starts)
 
 
+def test_each_window_of_a_single_document_counts_as_a_book(story):
+    corpus = load_corpus(story / "book3.txt")
+    with pytest.warns(UserWarning, match="one document"):
+        windows = corpus.windows(Words(), length=50, n=3)
+    assert windows.groups.tolist() == [0, 1, 2]
+
+
 def test_more_windows_than_there_are(story):
     corpus, words = load_corpus(story), Words()
     holds = None
