@@ -113,6 +113,8 @@ def log_likelihood(model, hidden, targets):
 
     head = model.get_output_embeddings()
     flat = hidden.reshape(-1, hidden.shape[-1]).to(head.weight.device)  # of a sharded model
+    if head.weight.dtype in (torch.bfloat16, torch.float16, torch.float32):
+        flat = flat.to(head.weight.dtype)  # a Mamba's last norm is in fp32
     wanted = targets.reshape(-1).to(flat.device)
     chunk = max(1, LOGITS_BYTES // (4 * head.weight.shape[0]))
     out = torch.empty(len(flat), dtype=torch.float32, device=flat.device)
@@ -171,13 +173,14 @@ def disagreement(model, values: dict, windows, partners, bos) -> float:
 
     Each value of a batch is compared with an unpacked sequence scored by `model(...)` itself, head
     and all, at positions few enough that the logits stay within `LOGITS_BYTES`. In bf16 and fp16
-    the mean difference is returned instead, since single tokens differ by rounding alone.
+    single tokens differ by rounding alone; there it is the mean difference, of the kind of value
+    (joint, marginal, shuffled) that has the largest.
     """
     import torch
 
     start = torch.full_like(windows[:, :1], bos)
     budget = LOGITS_BYTES // (4 * len(windows) * model.get_output_embeddings().weight.shape[0])
-    differences = []
+    differences: dict[str, list] = {}
     for key, got in values.items():
         m = got.shape[1]
         if key[0] == "joint":
@@ -196,7 +199,8 @@ def disagreement(model, values: dict, windows, partners, bos) -> float:
         else:
             logits = model(inputs, use_cache=False).logits[:, at]
         expected = logits.float().log_softmax(-1).gather(2, tokens[:, at, None])[..., 0]
-        differences.append((expected - got[:, at - first]).abs().flatten())
-    difference = torch.cat(differences)
+        difference = (expected - got[:, at - first]).abs().flatten()
+        differences.setdefault(key[0], []).append(difference)
     exact = next(model.parameters()).dtype in (torch.float32, torch.float64)
-    return float(difference.max() if exact else difference.mean())
+    summary = torch.max if exact else torch.mean
+    return max(float(summary(torch.cat(parts))) for parts in differences.values())

@@ -266,9 +266,11 @@ def _exact_way(model, method, batch, rows, bos):
             return way
         if way is not ways[-1]:
             warnings.warn(f"{way.__name__} scoring {problem}; trying another way", stacklevel=3)
+    cure = "report this model family"
+    if method != "auto":
+        cure = f"pass method='auto' to let another way be tried, or {cure}"
     raise RuntimeError(
-        f"{way.__name__} scoring of {type(model).__name__} {problem}, more than {tolerance}: "
-        "pass method='auto' to let another way be tried, or report this model family"
+        f"{way.__name__} scoring of {type(model).__name__} {problem}, more than {tolerance}: {cure}"
     )
 
 

@@ -119,6 +119,17 @@ def test_every_family_agrees_with_whole_passes(family):
             score(model, w, progress=False, method=best)
 
 
+@pytest.mark.parametrize("family", ["llama", "mamba", "mamba2"])
+def test_half_precision_agrees_within_its_rounding(family):
+    model, w = tiny(family).to(torch.bfloat16), windows()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if family == "mamba" else "error", UserWarning)
+        got = score(model, w, progress=False)
+    own = score_whole(naive(model), w, got.splits, 2, got.partners)
+    assert abs(got.joint - own.joint).mean() < 0.05
+    assert abs(got.shuffled[8] - own.shuffled[8]).mean() < 0.05
+
+
 def test_a_head_that_is_not_one_matrix_is_refused():
     from transformers import BertConfig, BertLMHeadModel
 
