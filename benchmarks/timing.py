@@ -37,7 +37,13 @@ def matmul_ceiling(dtype, device):
     return 2 * n**3 / np.median(seconds) / 1e12
 
 
+def results_file(name):
+    """The path of results/benchmarks/<name>.json."""
+    return Path(__file__).parent.parent / "results" / "benchmarks" / f"{name}.json"
+
+
 def record(name, out):
-    """Write `out` to results/benchmarks/<name>.json."""
-    folder = Path(__file__).parent.parent / "results" / "benchmarks"
-    write_atomic(folder / f"{name}.json", json.dumps(out, indent=1) + "\n")
+    """Write `out` to its results file, which keeps what else it has, such as other machines'."""
+    file = results_file(name)
+    old = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    write_atomic(file, json.dumps(old | out, indent=1) + "\n")

@@ -19,16 +19,14 @@ import gc
 import json
 import os
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
-from timing import matmul_ceiling
+from timing import matmul_ceiling, record, results_file
 from transformers.activations import ACT2FN
 
 from l2m.acceleration import attention_kernels, prepare
 from l2m.models import build_model, device_name
-from l2m.results import write_atomic
 from l2m.throughput import flops_per_token, peak_flops
 from l2m.token_loss import token_loss
 from l2m.training import Training, autocast, train
@@ -97,8 +95,8 @@ def stepper(model, task, tricks, batch_size, device, rate):
     return within if "kernels" in tricks else step
 
 
-def nudge(model, by=1e-6):
-    """Multiply each weight by 1 + `by` × a normal number."""
+def nudge(model, by):
+    """Multiply each weight by 1 + `by` × a normal number: by 0 leaves the model as it is."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
@@ -109,10 +107,10 @@ def nudge(model, by=1e-6):
 def compared(name, task, vocabulary, size, steps, device):
     """How far the losses of the plain way and of all tricks together come apart, and by nudging."""
     losses = []
-    for tricks, change in (([], None), (TRICKS, None), ([], nudge)):
+    for tricks, by in (([], 0), (TRICKS, 0), ([], 1e-6)):
         free()
-        model = build(name, vocabulary, task.length)
-        step = stepper(change(model) if change else model, task, tricks, size, device, 3e-4)
+        model = nudge(build(name, vocabulary, task.length), by)
+        step = stepper(model, task, tricks, size, device, 3e-4)
         losses.append([float(step(i)) for i in range(steps)])
         del step
     plain, fast, nudged = map(np.array, losses)
@@ -190,8 +188,8 @@ def measure(name, length, vocabulary, tokens, plain_tokens, steps, device, ceili
         step = stepper(model, task, tricks, size, device, 3e-4)
         try:
             row(way, size * length / timed(step, steps, device))
-        except RuntimeError as error:  # most of all, out of memory
-            print(f"{name} L={length} {way}, {size * length} tokens: {error}", flush=True)
+        except torch.OutOfMemoryError:
+            print(f"{name} L={length} {way}: out of memory at {size * length} tokens", flush=True)
         del step
     free()
     model = build(name, vocabulary, length)
@@ -252,20 +250,19 @@ def main():
     ceiling = 1e12 * matmul_ceiling(torch.bfloat16, args.device)
     card = device_name(args.device)
     print(f"{card}: matrix product {ceiling / 1e12:.1f} TFLOP/s", flush=True)
-    path = Path(__file__).parent.parent / "results" / "benchmarks" / f"training-{args.device}.json"
+    path = results_file(f"training-{args.device}")
     out = {"device": card, "ceiling_tflops": ceiling / 1e12, "torch": torch.__version__, "rows": []}
     if args.record and path.exists() and json.loads(path.read_text())["device"] == card:
-        old = json.loads(path.read_text())
+        old = json.loads(path.read_text())["rows"]
         done = [(name, length) for name in args.models for length in args.lengths]
-        rows = [row for row in old["rows"] if (row["model"], row["length"]) not in done]
-        out = old | out | {"rows": rows}
+        out["rows"] = [row for row in old if (row["model"], row["length"]) not in done]
     for length in args.lengths:
         for name in args.models:
             agreement = args.agreement if length == args.lengths[0] else 0
             sizes = args.vocabulary, args.tokens, args.plain_tokens, args.steps
             out["rows"] += measure(name, length, *sizes, device, ceiling, agreement)
             if args.record:
-                write_atomic(path, json.dumps(out, indent=1) + "\n")
+                record(path.stem, out)
 
 
 if __name__ == "__main__":

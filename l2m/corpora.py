@@ -38,7 +38,8 @@ BATCH = 8  # documents tokenised at once, on all cores
 @dataclass(frozen=True)
 class Windows:
     """Windows of equal length: `tokens` (n, length) int64, `groups` (n,) the index of each one's
-    book, `starts` (n,) the character of that book at which it starts."""
+    book (of a single document: each its own), `starts` (n,) the character of that book at which it
+    starts."""
 
     tokens: np.ndarray
     groups: np.ndarray
