@@ -133,19 +133,22 @@ def _config(name, vocabulary, length, layers, width, state, window):
 def require_kernels(model) -> None:
     """Check that a Mamba on a GPU has its compiled kernels: without, it would be slow by far.
 
+    Mamba-1 has one of ours, in Triton, which comes with torch; Mamba-2 has those of mamba-ssm.
+
     Raises
     ------
     ModuleNotFoundError
         Naming what to install.
     """
-    if not str(model.config.model_type).startswith("mamba"):
+    kind = model.config.model_type
+    if kind not in ("mamba", "mamba2") or (kind == "mamba" and importlib.util.find_spec("triton")):
         return
     missing = [
         name for name in ("mamba_ssm", "causal_conv1d") if not importlib.util.find_spec(name)
     ]
     if missing:
         raise ModuleNotFoundError(
-            f"training {model.config.model_type} on a GPU needs {' and '.join(missing)}: run `pip "
+            f"training {kind} on a GPU needs {' and '.join(missing)}: run `pip "
             "install --no-build-isolation mamba-ssm causal-conv1d` (needs a CUDA toolkit)"
         )
 

@@ -1,6 +1,12 @@
-"""Two test processes share the cores: one thread each, set before NumPy and torch start theirs."""
+"""What must be set before NumPy, torch and Triton start.
+
+Two test processes share the cores: one thread each. Without a GPU, Triton interprets its kernels.
+"""
 
 import os
+import shutil
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+if not shutil.which("nvidia-smi"):
+    os.environ.setdefault("TRITON_INTERPRET", "1")

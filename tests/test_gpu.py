@@ -46,10 +46,14 @@ def vectors(family):
     return build_model(family, dim=8, length=Walk.length, **SIZES[family])
 
 
-@pytest.mark.parametrize("family", SIZES)
-def test_kernels_agree_with_the_slow_path(family, tmp_path):
+@pytest.mark.parametrize(
+    ("family", "library"), [("gpt2", True), ("mamba", True), ("mamba", False), ("mamba2", True)]
+)
+def test_kernels_agree_with_the_slow_path(family, library, tmp_path, monkeypatch):
+    """Those of mamba-ssm, and for Mamba our own scan, too."""
     from l2m.acceleration import prepare
 
+    monkeypatch.setattr("l2m.acceleration.MAMBA_SSM", library)
     model, tokens = tokens_and_model(family)
     model.cuda()
     prepare(model, compile_layers=False)

@@ -177,9 +177,13 @@ def test_bad_settings_are_named(change, message):
 
 
 def test_a_mamba_without_kernels_is_refused_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: name == "triton" or None)
     models.require_kernels(small("gpt2"))
+    models.require_kernels(small("mamba"))
     with pytest.raises(ModuleNotFoundError, match="needs mamba_ssm and causal_conv1d: run `pip"):
+        models.require_kernels(small("mamba2"))
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="training mamba on a GPU needs"):
         models.require_kernels(small("mamba"))
 
 

@@ -1,0 +1,210 @@
+"""The selective scan of Mamba-1 on a GPU, forward and backward, as two small Triton kernels.
+
+    hₜ = exp(Δₜ A) hₜ₋₁ + Δₜ uₜ Bₜ,    yₜ = Cₜ · hₜ                 (Mamba, arXiv 2312.00752, eq. 2)
+
+A program walks through time with the states of some channels in its registers, where the kernel of
+the library mamba-ssm spreads time over threads: that takes fewer operations, and gradients of B and
+C are summed over channels before they are added to memory, but keeps a GPU busy only if there are
+many channels. The backward pass walks from the last step to the first; states are computed again
+from those left every `CHUNK` steps, `STEPS` at a time in registers. All sums are in fp32.
+"""
+
+import os
+
+import torch
+import triton
+import triton.language as tl
+from torch.nn.functional import pad
+
+CHUNK, STEPS = tl.constexpr(64), tl.constexpr(8)
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+LOG2E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def _row(pointer):
+    return tl.load(pointer).to(tl.float32)
+
+
+@triton.jit
+def _rows(pointer, stride: tl.constexpr):
+    """Load `STEPS` rows, all before anything is stored: no load is moved past a store."""
+    rows = ()
+    for i in tl.static_range(STEPS):
+        rows += (_row(pointer + i * stride),)
+    return rows
+
+
+@triton.jit
+def _states(h, a, us, deltas, Bs):
+    hs = ()
+    for i in tl.static_range(STEPS):
+        h = tl.exp2(deltas[i] * a) * h + (deltas[i] * us[i]) * Bs[i]
+        hs += (h,)
+    return hs
+
+
+@triton.jit
+def _forward(
+    u, delta, A, B, C, y, starts,
+    L: tl.constexpr, D: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    d = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[:, None]
+    n = tl.arange(0, N)[None, :]
+    b = tl.program_id(1).to(tl.int64)
+    a = tl.load(A + d * N + n) * LOG2E
+    h = tl.zeros((BLOCK, N), tl.float32)
+    for chunk in range(L // CHUNK):
+        tl.store(starts + ((b * (L // CHUNK) + chunk) * D + d) * N + n, h)
+        for part in range(CHUNK // STEPS):
+            t = b * L + chunk * CHUNK + part * STEPS
+            row, state = t * D + d, t * N + n
+            Cs = _rows(C + state, N)
+            hs = _states(h, a, _rows(u + row, D), _rows(delta + row, D), _rows(B + state, N))
+            h = hs[STEPS - 1]
+            for i in tl.static_range(STEPS):
+                yt = tl.sum(hs[i] * Cs[i], 1, keep_dims=True)
+                tl.store(y + row + i * D, yt.to(y.dtype.element_ty))
+
+
+@triton.jit
+def _backward(
+    u, delta, A, B, C, starts, dy, scratch, du, ddelta, dA, dB, dC,
+    L: tl.constexpr, D: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    d = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[:, None]
+    n = tl.arange(0, N)[None, :]
+    b = tl.program_id(1).to(tl.int64)
+    a = tl.load(A + d * N + n) * LOG2E
+    g = tl.zeros((BLOCK, N), tl.float32)  # the loss by hₜ
+    da = tl.zeros((BLOCK, N), tl.float32)
+    chunks: tl.constexpr = L // CHUNK
+    parts: tl.constexpr = CHUNK // STEPS
+    own = scratch + (b * D + d) * (parts * N) + n
+    for back in range(chunks):
+        chunk = chunks - 1 - back
+        h = tl.load(starts + ((b * chunks + chunk) * D + d) * N + n)
+        for part in range(parts):
+            t = b * L + chunk * CHUNK + part * STEPS
+            row, state = t * D + d, t * N + n
+            us, deltas, Bs = _rows(u + row, D), _rows(delta + row, D), _rows(B + state, N)
+            tl.store(own + part * N, h)
+            h = _states(h, a, us, deltas, Bs)[STEPS - 1]
+        tl.debug_barrier()  # what was stored is loaded below
+        for done in range(parts):
+            part = parts - 1 - done
+            t = b * L + chunk * CHUNK + part * STEPS
+            row, state = t * D + d, t * N + n
+            h = tl.load(own + part * N)
+            dys, Cs = _rows(dy + row, D), _rows(C + state, N)
+            hs = _states(h, a, _rows(u + row, D), _rows(delta + row, D), _rows(B + state, N))
+            for i in tl.static_range(STEPS - 1, -1, -1):
+                ut, dt = _row(u + row + i * D), _row(delta + row + i * D)
+                Bt = _row(B + state + i * N)
+                g += dys[i] * Cs[i]
+                x = dt * ut
+                by_decay = g * (hs[i] - x * Bt)  # the loss by Δₜ A: g exp(Δₜ A) hₜ₋₁
+                by_input = tl.sum(g * Bt, 1, keep_dims=True)  # the loss by Δₜ uₜ
+                by_delta = by_input * ut + tl.sum(by_decay * a, 1, keep_dims=True) / LOG2E
+                da += by_decay * dt
+                dBt = tl.sum(g * x, 0, keep_dims=True)
+                dCt = tl.sum(hs[i] * dys[i], 0, keep_dims=True)
+                tl.store(du + row + i * D, (by_input * dt).to(du.dtype.element_ty))
+                tl.store(ddelta + row + i * D, by_delta.to(ddelta.dtype.element_ty))
+                tl.atomic_add(dB + state + i * N, dBt, sem="relaxed")
+                tl.atomic_add(dC + state + i * N, dCt, sem="relaxed")
+                g = g * tl.exp2(dt * a)
+        tl.debug_barrier()
+    tl.store(dA + (b * D + d) * N + n, da)
+
+
+def _grid(u, N):
+    """Programs, and the channels of each: they divide D, and have 256 states if they can."""
+    b, _, D = u.shape
+    block = min(max(1, 256 // N), D & -D)
+    return (D // block, b), block
+
+
+@torch.library.custom_op("l2m::selective_scan", mutates_args=())
+def _scan(
+    u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if not (u.is_cuda or INTERPRETED):
+        raise ValueError("the selective scan needs a GPU, or TRITON_INTERPRET=1 set at the start")
+    (b, L, D), N = u.shape, A.shape[1]
+    y, starts = torch.empty_like(u), A.new_empty(b, L // CHUNK.value, D, N)
+    grid, block = _grid(u, N)
+    _forward[grid](u, delta, A, B, C, y, starts, L, D, N, block, num_warps=1)
+    return y, starts
+
+
+@_scan.register_fake
+def _(u, delta, A, B, C):
+    return torch.empty_like(u), A.new_empty(u.shape[0], u.shape[1] // CHUNK.value, *A.shape)
+
+
+@torch.library.custom_op("l2m::selective_scan_backward", mutates_args=())
+def _scan_backward(
+    u: torch.Tensor,
+    delta: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    starts: torch.Tensor,
+    dy: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    (b, L, D), N = u.shape, A.shape[1]
+    out = [torch.empty_like(u), torch.empty_like(delta), A.new_empty(b, D, N)]
+    out += [torch.zeros_like(B), torch.zeros_like(C)]
+    scratch = A.new_empty(b, D, CHUNK.value // STEPS.value, N)
+    grid, block = _grid(u, N)
+    # with so few registers, an H100 holds all programs of a 130M model at once
+    few = {"num_warps": 1, "maxnreg": 168}
+    _backward[grid](u, delta, A, B, C, starts, dy, scratch, *out, L, D, N, block, **few)
+    return out[0], out[1], out[2].sum(0), out[3], out[4]
+
+
+@_scan_backward.register_fake
+def _(u, delta, A, B, C, starts, dy):
+    return tuple(torch.empty_like(x) for x in (u, delta, A, B, C))
+
+
+def _keep(ctx, inputs, output):
+    ctx.save_for_backward(*inputs, output[1])
+
+
+def _differentiate(ctx, dy, _):
+    return _scan_backward(*ctx.saved_tensors, dy.contiguous())
+
+
+_scan.register_autograd(_differentiate, setup_context=_keep)
+
+
+def selective_scan(u, delta, A, B, C):
+    """Outputs of the selective scan of Mamba-1, from a state of zeros; differentiable.
+
+    Parameters
+    ----------
+    u, delta : tensors (batch, L, D)
+        Input of each channel and its step Δ (positive); on a GPU.
+    A : tensor (D, N)
+        Rates of the states of each channel (negative).
+    B, C : tensors (batch, L, N)
+        What the input adds to the states, and how the output reads them.
+
+    Returns
+    -------
+    y : tensor (batch, L, D), of u's dtype
+
+    Raises
+    ------
+    ValueError
+        Off a GPU, unless Triton interprets its kernels.
+    """
+    length, states = u.shape[1], A.shape[1]
+    # the kernel takes whole chunks, and a power of two of states
+    late, more = -length % CHUNK.value, (1 << (states - 1).bit_length()) - states
+    u, delta = (pad(x, (0, 0, 0, late)).contiguous() for x in (u, delta))
+    B, C = (pad(x.float(), (0, more, 0, late)).contiguous() for x in (B, C))
+    y, _ = _scan(u, delta, pad(A.float(), (0, more)).contiguous(), B, C)
+    return y[:, :length]

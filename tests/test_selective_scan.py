@@ -1,0 +1,87 @@
+"""The selective scan against the recurrence it stands for; without a GPU, interpreted by Triton."""
+
+import pytest
+import torch
+
+from l2m import acceleration
+from l2m.models import build_model
+from l2m.selective_scan import selective_scan
+from l2m.token_loss import token_loss
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def recurrence(u, delta, A, B, C):
+    h, ys = 0, []
+    for t in range(u.shape[1]):
+        dt = delta[:, t, :, None]
+        h = torch.exp(dt * A) * h + dt * u[:, t, :, None] * B[:, t, None]
+        ys.append((h * C[:, t, None]).sum(-1))
+    return torch.stack(ys, 1)
+
+
+def example(batch, L, D, N, dtype):
+    draw = torch.Generator().manual_seed(0)
+    shapes = (batch, L, D), (batch, L, D), (D, N), (batch, L, N), (batch, L, N)
+    u, delta, A, B, C = (torch.randn(shape, generator=draw, dtype=dtype) for shape in shapes)
+    return u, delta.exp() / 8, -A.exp(), B, C
+
+
+def run(scan, *inputs):
+    """The outputs, and the gradients of a loss that weighs each differently."""
+    inputs = [x.clone().requires_grad_() for x in inputs]
+    y = scan(*inputs)
+    loss = (y * torch.arange(y.numel(), device=y.device).view_as(y).cos()).sum()
+    return [y.detach(), *torch.autograd.grad(loss, inputs)]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(2, 64, 4, 16), (1, 70, 4, 4), (1, 5, 6, 3), (1, 9, 1, 64)],
+    ids=["one chunk", "a chunk and a bit", "states no power of two", "many states"],
+)
+def test_outputs_and_gradients_are_those_of_the_recurrence(shape):
+    exact = example(*shape, torch.float64)
+    fast = run(selective_scan, *(x.float().to(DEVICE) for x in exact))
+    for got, expected in zip(fast, run(recurrence, *exact), strict=True):
+        assert (got.cpu() - expected).abs().max() < 2e-6 * expected.abs().max()
+
+
+def test_half_precision_rounds_only_inputs_and_outputs():
+    inputs = [x.bfloat16() for x in example(1, 64, 2, 4, torch.float32)]
+    fast = run(selective_scan, *(x.to(DEVICE) for x in inputs))
+    for got, expected in zip(fast, run(recurrence, *(x.double() for x in inputs)), strict=True):
+        assert got.dtype == torch.bfloat16
+        assert (got.cpu() - expected).abs().max() < 2**-7 * expected.abs().max()
+
+
+def test_a_mamba_with_our_mixer_is_the_one_of_transformers(monkeypatch):
+    monkeypatch.setattr(acceleration, "MAMBA_SSM", False)
+    tokens = torch.randint(1, 50, (1, 20), generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    model = build_model("mamba", vocabulary=50, length=64, layers=2, width=8, state=3).to(DEVICE)
+    results, near = [], 3e-6 if DEVICE == "cpu" else 1e-3  # where it is compared with kernels
+    for change in (lambda layer: None, _mix, _compile):
+        for layer in model.backbone.layers:
+            change(layer)
+        model.zero_grad()
+        loss = token_loss(model, tokens, bos=0)
+        loss.backward()
+        results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
+    for ours in results[1:]:
+        for got, expected in zip(ours, results[0], strict=True):
+            assert (got - expected).abs().max() < near * expected.abs().max()
+
+
+def _mix(layer):
+    layer.mixer.__class__ = acceleration.Mixer
+
+
+def _compile(layer):
+    torch._dynamo.config.error_on_recompile = True  # once for all layers
+    layer.compile(backend="aot_eager", fullgraph=True)
+
+
+def test_the_scan_asks_for_a_gpu(monkeypatch):
+    monkeypatch.setattr("l2m.selective_scan.INTERPRETED", False)
+    with pytest.raises(ValueError, match="needs a GPU"):
+        selective_scan(*example(1, 8, 2, 4, torch.float32))
