@@ -36,6 +36,7 @@ __all__ = ["carry_out", "finished", "gathered", "run_folder"]
 TABLES = ("metrics", "positions", "terms")
 UNFINISHED = 75  # exit status of a run that stopped for its deadline
 SPARE = 60  # seconds that a run keeps back for evaluating
+CPU_TOKENS = 1_000_000  # more are not trained on without a GPU
 
 
 def run_folder(run: Run, experiment: Experiment, tokens_sha256: str) -> Path:
@@ -159,7 +160,7 @@ def _gather(experiment: Experiment) -> dict[str, pd.DataFrame]:
     for run in experiment.runs:
         folder = run_folder(run, experiment, file.sha256)
         if not finished(folder):
-            if run.tokens > 1_000_000 and not torch.cuda.is_available():
+            if run.tokens > CPU_TOKENS and not torch.cuda.is_available():
                 raise MissingResult(f"{run.name} has not been trained, and needs a GPU")
             carry_out(run, experiment, file, progress=False)
         about = json.loads((folder / "about.json").read_text())
@@ -209,6 +210,10 @@ def main(arguments=None) -> int:
     if options.tables:
         for name in runs:
             copy_tables(options.tables / folders[name].name, folders[name].parent)
+    large = [n for n in runs if runs[n].tokens > CPU_TOKENS and not finished(folders[n])]
+    if large and default_device().type != "cuda":
+        print(f"no GPU to train {', '.join(large)} on; 'smoke' needs none", file=sys.stderr)
+        return 2
     print(f"{len(file.tokens):,} tokens of {len(file.books)} books in {file.folder}", flush=True)
     again = ["--runs", options.runs, "--here", str(file.folder), "--until", str(until)]
     again += ["--out", str(options.out)] if options.out else []

@@ -193,7 +193,10 @@ def test_a_deadline_stops_and_the_curve_goes_on_unchanged(books, file, monkeypat
     monkeypatch.setenv("L2M_CACHE", os.environ["L2M_CACHE"].removesuffix("-whole"))
     assert not carry_out(run, plan, file, until=time.time() + 1, progress=False)
     monkeypatch.setattr(book_training, "SPARE", 0)
-    assert not carry_out(run, plan, file, until=time.time() + 0.2, progress=False)
+    with monkeypatch.context() as slow:
+        batch = BookTask.batch
+        slow.setattr(BookTask, "batch", lambda *all: time.sleep(0.05) or batch(*all))
+        assert not carry_out(run, plan, file, until=time.time() + 0.2, progress=False)
     folder = run_folder(run, plan, file.sha256)
     assert list(folder.glob("step-*")) and not finished(folder)
     assert carry_out(run, plan, file, progress=False)
@@ -260,7 +263,7 @@ def test_tables_of_all_runs_are_gathered_and_recorded(books, monkeypatch):
     pd.testing.assert_frame_equal(gathered("test", plan)["positions"], tables["positions"])
 
 
-def test_what_needs_a_gpu_says_so(books, monkeypatch):
+def test_what_needs_a_gpu_says_so(books, monkeypatch, capsys):
     from l2m.results import MissingResult
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -268,6 +271,9 @@ def test_what_needs_a_gpu_says_so(books, monkeypatch):
     big = dataclasses.replace(plan, runs=(Run("gpt2", 2, 32, 16, tokens=10**8),))
     with pytest.raises(MissingResult, match="gpt2-2x32-16 has not been trained, and needs a GPU"):
         gathered("test", big)
+    monkeypatch.setitem(EXPERIMENTS, "book", big)
+    assert book_training.main(["--runs", "book"]) == 2
+    assert "no GPU to train gpt2-2x32-16 on" in capsys.readouterr().err
 
 
 def test_command_line(books, tmp_path, monkeypatch, capsys):
