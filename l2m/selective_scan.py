@@ -28,7 +28,7 @@ def _row(pointer):
 
 @triton.jit
 def _rows(pointer, stride: tl.constexpr):
-    """Load `STEPS` rows, all before anything is stored: no load is moved past a store."""
+    """Load `STEPS` rows before anything is stored, since no load is moved up past a store."""
     rows = ()
     for i in tl.static_range(STEPS):
         rows += (_row(pointer + i * stride),)
@@ -99,6 +99,7 @@ def _backward(
             dys, Cs = _rows(dy + row, D), _rows(C + state, N)
             hs = _states(h, a, _rows(u + row, D), _rows(delta + row, D), _rows(B + state, N))
             for i in tl.static_range(STEPS - 1, -1, -1):
+                # again, from the nearest cache: kept, these would take too many registers
                 ut, dt = _row(u + row + i * D), _row(delta + row + i * D)
                 Bt = _row(B + state + i * N)
                 g += dys[i] * Cs[i]
@@ -202,9 +203,10 @@ def selective_scan(u, delta, A, B, C):
         Off a GPU, unless Triton interprets its kernels.
     """
     length, states = u.shape[1], A.shape[1]
-    # the kernel takes whole chunks, and a power of two of states
+    # the kernels take whole chunks, and a power of two of states
     late, more = -length % CHUNK.value, (1 << (states - 1).bit_length()) - states
-    u, delta = (pad(x, (0, 0, 0, late)).contiguous() for x in (u, delta))
-    B, C = (pad(x.float(), (0, more, 0, late)).contiguous() for x in (B, C))
-    y, _ = _scan(u, delta, pad(A.float(), (0, more)).contiguous(), B, C)
+    A, B, C = (pad(x.float(), (0, more)) if more else x.float() for x in (A, B, C))
+    rows = (pad(x, (0, 0, 0, late)) if late else x.contiguous() for x in (u, delta, B, C))
+    u, delta, B, C = rows
+    y, _ = _scan(u, delta, A.contiguous(), B, C)
     return y[:, :length]

@@ -226,7 +226,7 @@ def test_interrupted_runs_leave_the_book_alone(project, sent):
     started = project.root / "notebooks" / "started"
     wait_until(started.exists)
     process.send_signal(sent)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=90)
     if sent == signal.SIGINT:
         assert process.returncode == 130
         assert stderr == "\nl2m: stopped; what was there before is untouched.\n"

@@ -57,6 +57,8 @@ def test_half_precision_rounds_only_inputs_and_outputs():
 
 def test_a_mamba_with_our_mixer_is_the_one_of_transformers(monkeypatch):
     monkeypatch.setattr(acceleration, "MAMBA_SSM", False)
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)  # once for all layers
     tokens = torch.randint(1, 50, (1, 20), generator=torch.Generator().manual_seed(0)).to(DEVICE)
     model = build_model("mamba", vocabulary=50, length=64, layers=2, width=8, state=3).to(DEVICE)
     results, near = [], 3e-6 if DEVICE == "cpu" else 1e-3  # where it is compared with kernels
@@ -77,7 +79,6 @@ def _mix(layer):
 
 
 def _compile(layer):
-    torch._dynamo.config.error_on_recompile = True  # once for all layers
     layer.compile(backend="aot_eager", fullgraph=True)
 
 
