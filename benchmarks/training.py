@@ -206,7 +206,7 @@ def measure(name, length, vocabulary, tokens, plain_tokens, steps, device, ceili
 
 def scaling(name, length, vocabulary, tokens, steps, device):
     """Speed of `train`, alone or under torchrun."""
-    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    world = int(os.environ.get("WORLD_SIZE", 1))
     config = Training(
         steps=steps + 6,
         batch_size=world * (tokens // length),
@@ -216,9 +216,19 @@ def scaling(name, length, vocabulary, tokens, steps, device):
     )
     model = build(name, vocabulary, length)
     table = train(model, RandomTokens(length, vocabulary), config, device=device, progress=False)
-    if rank == 0:
-        speed = float(np.median(2 * config.batch_size * length / table.seconds[2:]))
-        print(json.dumps({"model": name, "length": length, "processes": world, "speed": speed}))
+    speed = float(np.median(2 * config.batch_size * length / table.seconds[2:]))
+    about = {"device": device_name(device.type), "model": name, "length": length}
+    about |= {"tokens_a_step_and_gpu": tokens // length * length}
+    return about | {"tokens_per_second": {str(world): speed}}
+
+
+def record_scaling(path, entry):
+    """Write `entry` beside those of other numbers of processes, if all else is the same."""
+    old = json.loads(path.read_text()).get("scaling", {}) if path.exists() else {}
+    speeds = old.pop("tokens_per_second", {})
+    if old.items() <= entry.items():
+        entry["tokens_per_second"] = speeds | entry["tokens_per_second"]
+    record(path.stem, {"scaling": entry})
 
 
 def main():
@@ -242,15 +252,19 @@ def main():
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
+    path = results_file(f"training-{args.device}")
     if args.scaling:
         for length in args.lengths:
             for name in args.models:
-                scaling(name, length, args.vocabulary, args.tokens, args.steps, device)
+                entry = scaling(name, length, args.vocabulary, args.tokens, args.steps, device)
+                if int(os.environ.get("RANK", 0)) == 0:
+                    print(json.dumps(entry))
+                    if args.record:
+                        record_scaling(path, entry)
         return
     ceiling = 1e12 * matmul_ceiling(torch.bfloat16, args.device)
     card = device_name(args.device)
     print(f"{card}: matrix product {ceiling / 1e12:.1f} TFLOP/s", flush=True)
-    path = results_file(f"training-{args.device}")
     out = {"device": card, "ceiling_tflops": ceiling / 1e12, "torch": torch.__version__, "rows": []}
     if args.record and path.exists() and json.loads(path.read_text())["device"] == card:
         old = json.loads(path.read_text())["rows"]
