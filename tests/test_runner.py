@@ -71,6 +71,8 @@ class Project:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # a shell has its background jobs ignore Ctrl-C, and all that these start
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def files(self, folder):
@@ -226,7 +228,7 @@ def test_interrupted_runs_leave_the_book_alone(project, sent):
     started = project.root / "notebooks" / "started"
     wait_until(started.exists)
     process.send_signal(sent)
-    _, stderr = process.communicate(timeout=90)
+    _, stderr = process.communicate(timeout=60)
     if sent == signal.SIGINT:
         assert process.returncode == 130
         assert stderr == "\nl2m: stopped; what was there before is untouched.\n"
