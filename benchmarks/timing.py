@@ -42,8 +42,12 @@ def results_file(name):
     return Path(__file__).parent.parent / "results" / "benchmarks" / f"{name}.json"
 
 
+def recorded(name):
+    """What that file holds; nothing, if there is none."""
+    file = results_file(name)
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
 def record(name, out):
     """Write `out` to its results file, which keeps what else it has, such as other machines'."""
-    file = results_file(name)
-    old = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    write_atomic(file, json.dumps(old | out, indent=1) + "\n")
+    write_atomic(results_file(name), json.dumps(recorded(name) | out, indent=1) + "\n")

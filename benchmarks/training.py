@@ -22,7 +22,7 @@ import time
 
 import numpy as np
 import torch
-from timing import matmul_ceiling, record, results_file
+from timing import matmul_ceiling, record, recorded
 from transformers.activations import ACT2FN
 
 from l2m.acceleration import attention_kernels, prepare
@@ -222,13 +222,13 @@ def scaling(name, length, vocabulary, tokens, steps, device):
     return about | {"tokens_per_second": {str(world): speed}}
 
 
-def record_scaling(path, entry):
+def record_scaling(name, entry):
     """Write `entry` beside those of other numbers of processes, if all else is the same."""
-    old = json.loads(path.read_text()).get("scaling", {}) if path.exists() else {}
+    old = recorded(name).get("scaling", {})
     speeds = old.pop("tokens_per_second", {})
     if old.items() <= entry.items():
         entry["tokens_per_second"] = speeds | entry["tokens_per_second"]
-    record(path.stem, {"scaling": entry})
+    record(name, {"scaling": entry})
 
 
 def main():
@@ -252,7 +252,7 @@ def main():
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-    path = results_file(f"training-{args.device}")
+    results = f"training-{args.device}"
     if args.scaling:
         for length in args.lengths:
             for name in args.models:
@@ -260,23 +260,23 @@ def main():
                 if int(os.environ.get("RANK", 0)) == 0:
                     print(json.dumps(entry))
                     if args.record:
-                        record_scaling(path, entry)
+                        record_scaling(results, entry)
         return
     ceiling = 1e12 * matmul_ceiling(torch.bfloat16, args.device)
     card = device_name(args.device)
     print(f"{card}: matrix product {ceiling / 1e12:.1f} TFLOP/s", flush=True)
     out = {"device": card, "ceiling_tflops": ceiling / 1e12, "torch": torch.__version__, "rows": []}
-    if args.record and path.exists() and json.loads(path.read_text())["device"] == card:
-        old = json.loads(path.read_text())["rows"]
+    old = recorded(results)
+    if old.get("device") == card:
         done = [(name, length) for name in args.models for length in args.lengths]
-        out["rows"] = [row for row in old if (row["model"], row["length"]) not in done]
+        out["rows"] = [row for row in old["rows"] if (row["model"], row["length"]) not in done]
     for length in args.lengths:
         for name in args.models:
             agreement = args.agreement if length == args.lengths[0] else 0
             sizes = args.vocabulary, args.tokens, args.plain_tokens, args.steps
             out["rows"] += measure(name, length, *sizes, device, ceiling, agreement)
             if args.record:
-                record(path.stem, out)
+                record(results, out)
 
 
 if __name__ == "__main__":
