@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from timing import record, timed
 
-from l2m import acceleration
+from l2m import mamba_mixer
+from l2m.acceleration import prepare
 from l2m.models import build_model, device_name
 from l2m.selective_scan import selective_scan
 from l2m.token_loss import token_loss
@@ -25,10 +26,6 @@ SHAPES = [  # sequences, their length, channels, states of each
     (8, 4096, 1024, 64),
     (8, 4096, 512, 16),
 ]
-
-
-def ours(u, delta, A, B, C):
-    return selective_scan(u, delta, A, B, C)
 
 
 def library(*inputs):
@@ -67,8 +64,8 @@ def first_step(precision, way):
     tokens = torch.randint(1, 49152, (4, 2048), generator=torch.Generator().manual_seed(0))
     model = build_model("mamba", vocabulary=49152, length=4096, layers=8, width=768).cuda().train()
     if way != "transformers":
-        acceleration.MAMBA_SSM = way == "mamba-ssm"
-        acceleration.prepare(model, compile_layers=False)
+        mamba_mixer.MAMBA_SSM = way == "mamba-ssm"
+        prepare(model, compile_layers=False)
     with autocast("cuda", precision):
         loss = token_loss(model, tokens.cuda(), bos=0)
     loss.backward()
@@ -81,7 +78,7 @@ def main():
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("no GPU was found, and only there is this scan of use")
-    ways = {"l2m": ours} | ({"mamba-ssm": library} if acceleration.MAMBA_SSM else {})
+    ways = {"l2m": selective_scan} | ({"mamba-ssm": library} if mamba_mixer.MAMBA_SSM else {})
     rows, steps = [], []
     for shape in SHAPES:
         for name, way in ways.items():

@@ -153,14 +153,12 @@ def gathered(name: str, experiment: Experiment | None = None) -> dict[str, pd.Da
 
 def _gather(experiment: Experiment) -> dict[str, pd.DataFrame]:
     """Tables of all runs, which are carried out here if they are small enough for a CPU."""
-    import torch
-
     file = experiment.file()
     parts: dict[str, list] = {key: [] for key in ("runs", *TABLES)}
     for run in experiment.runs:
         folder = run_folder(run, experiment, file.sha256)
         if not finished(folder):
-            if run.tokens > CPU_TOKENS and not torch.cuda.is_available():
+            if _needs_gpu(run):
                 raise MissingResult(f"{run.name} has not been trained, and needs a GPU")
             carry_out(run, experiment, file, progress=False)
         about = json.loads((folder / "about.json").read_text())
@@ -210,8 +208,7 @@ def main(arguments=None) -> int:
     if options.tables:
         for name in runs:
             copy_tables(options.tables / folders[name].name, folders[name].parent)
-    large = [n for n in runs if runs[n].tokens > CPU_TOKENS and not finished(folders[n])]
-    if large and default_device().type != "cuda":
+    if large := [n for n in runs if _needs_gpu(runs[n]) and not finished(folders[n])]:
         print(f"no GPU to train {', '.join(large)} on; 'smoke' needs none", file=sys.stderr)
         return 2
     print(f"{len(file.tokens):,} tokens of {len(file.books)} books in {file.folder}", flush=True)
@@ -233,6 +230,11 @@ def main(arguments=None) -> int:
         os.environ["L2M_RECORD"] = "1"
         gathered(options.runs)
     return 1 if failures else 0
+
+
+def _needs_gpu(run):
+    """Whether it is too large for the device that there is."""
+    return run.tokens > CPU_TOKENS and default_device().type != "cuda"
 
 
 def copy_tables(folder: Path, target: Path) -> None:

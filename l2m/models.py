@@ -130,6 +130,11 @@ def _config(name, vocabulary, length, layers, width, state, window):
     )
 
 
+def missing_kernels() -> list[str]:
+    """Which of the packages with Mamba's compiled kernels are not installed."""
+    return [name for name in ("mamba_ssm", "causal_conv1d") if not importlib.util.find_spec(name)]
+
+
 def require_kernels(model) -> None:
     """Check that a Mamba on a GPU has its compiled kernels: without, it would be slow by far.
 
@@ -143,10 +148,7 @@ def require_kernels(model) -> None:
     kind = model.config.model_type
     if kind not in ("mamba", "mamba2") or (kind == "mamba" and importlib.util.find_spec("triton")):
         return
-    missing = [
-        name for name in ("mamba_ssm", "causal_conv1d") if not importlib.util.find_spec(name)
-    ]
-    if missing:
+    if missing := missing_kernels():
         raise ModuleNotFoundError(
             f"training {kind} on a GPU needs {' and '.join(missing)}: run `pip "
             "install --no-build-isolation mamba-ssm causal-conv1d` (needs a CUDA toolkit)"

@@ -22,6 +22,14 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
+def _program(A, BLOCK: tl.constexpr, N: tl.constexpr):
+    """A program's sequence, channels and states, and their rates for a power of two."""
+    d = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[:, None]
+    n = tl.arange(0, N)[None, :]
+    return tl.program_id(1).to(tl.int64), d, n, tl.load(A + d * N + n) * LOG2E
+
+
+@triton.jit
 def _row(pointer):
     return tl.load(pointer).to(tl.float32)
 
@@ -49,10 +57,7 @@ def _forward(
     u, delta, A, B, C, y, starts,
     L: tl.constexpr, D: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    d = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[:, None]
-    n = tl.arange(0, N)[None, :]
-    b = tl.program_id(1).to(tl.int64)
-    a = tl.load(A + d * N + n) * LOG2E
+    b, d, n, a = _program(A, BLOCK, N)
     h = tl.zeros((BLOCK, N), tl.float32)
     for chunk in range(L // CHUNK):
         tl.store(starts + ((b * (L // CHUNK) + chunk) * D + d) * N + n, h)
@@ -72,10 +77,7 @@ def _backward(
     u, delta, A, B, C, starts, dy, scratch, du, ddelta, dA, dB, dC,
     L: tl.constexpr, D: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    d = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[:, None]
-    n = tl.arange(0, N)[None, :]
-    b = tl.program_id(1).to(tl.int64)
-    a = tl.load(A + d * N + n) * LOG2E
+    b, d, n, a = _program(A, BLOCK, N)
     g = tl.zeros((BLOCK, N), tl.float32)  # the loss by hₜ
     da = tl.zeros((BLOCK, N), tl.float32)
     chunks: tl.constexpr = L // CHUNK

@@ -53,7 +53,7 @@ def test_kernels_agree_with_the_slow_path(family, library, tmp_path, monkeypatch
     """Those of mamba-ssm, and for Mamba our own scan, too."""
     from l2m.acceleration import prepare
 
-    monkeypatch.setattr("l2m.acceleration.MAMBA_SSM", library)
+    monkeypatch.setattr("l2m.mamba_mixer.MAMBA_SSM", library)
     model, tokens = tokens_and_model(family)
     model.cuda()
     prepare(model, compile_layers=False)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from l2m import acceleration
+from l2m import mamba_mixer
 from l2m.models import build_model
 from l2m.selective_scan import selective_scan
 from l2m.token_loss import token_loss
@@ -56,7 +56,7 @@ def test_half_precision_rounds_only_inputs_and_outputs():
 
 
 def test_a_mamba_with_our_mixer_is_the_one_of_transformers(monkeypatch):
-    monkeypatch.setattr(acceleration, "MAMBA_SSM", False)
+    monkeypatch.setattr(mamba_mixer, "MAMBA_SSM", False)
     torch._dynamo.reset()
     monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)  # once for all layers
     tokens = torch.randint(1, 50, (1, 20), generator=torch.Generator().manual_seed(0)).to(DEVICE)
@@ -75,7 +75,7 @@ def test_a_mamba_with_our_mixer_is_the_one_of_transformers(monkeypatch):
 
 
 def _mix(layer):
-    layer.mixer.__class__ = acceleration.Mixer
+    layer.mixer.__class__ = mamba_mixer.Mixer
 
 
 def _compile(layer):
