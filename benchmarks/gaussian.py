@@ -4,7 +4,7 @@
     python benchmarks/gaussian.py --device cuda --record      # about a minute
 
 The plain loop is the usual one: a batch, the loss, its gradient, clipping, AdamW, the loss read off
-for the log; the same model, data, batches and fp32 arithmetic. The library's is `l2m.training`, on
+for the log; the same model, data, batches and fp32 arithmetic. The library's is `l2m.training.loop`, on
 a GPU with each step replayed as one CUDA graph. Both losses are compared. The share of making data
 (samples and exact conditionals) is timed by itself.
 """
@@ -14,9 +14,9 @@ import argparse
 import torch
 from timing import record, timed
 
-from l2m.gaussian_training import Run
-from l2m.models import device_name
-from l2m.training import Training, train
+from l2m.experiments.gaussian import Run
+from l2m.language_models.models import device_name
+from l2m.training.loop import Training, train
 
 SIZES = {  # the models of the published grid, and for a CPU miniatures of them
     "cuda": [
@@ -52,7 +52,7 @@ def plain(run, steps, device):
 
 
 def library(run, steps, device):
-    """`l2m.training.train`; returns the losses of its table and its speed in vectors a second."""
+    """`l2m.training.loop.train`; returns the losses of its table and its speed in vectors a second."""
     how = config(run, steps, graph=device == "cuda")
     curve = train(run.model(), run.task(), how, device=device, progress=False)
     return curve["loss"].tolist(), curve.attrs["tokens_per_second"]

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from timing import record, timed
 
-from l2m import mamba_mixer
-from l2m.acceleration import prepare
-from l2m.models import build_model, device_name
-from l2m.selective_scan import selective_scan
-from l2m.token_loss import token_loss
-from l2m.training import autocast
+from l2m.training.loop import mamba_mixer
+from l2m.training.acceleration import prepare
+from l2m.language_models.models import build_model, device_name
+from l2m.training.selective_scan import selective_scan
+from l2m.training.loss import token_loss
+from l2m.training.loop import autocast
 
 SHAPES = [  # sequences, their length, channels, states of each
     (16, 4096, 1536, 16),  # of a Mamba-130M, at 65,536 tokens a step

@@ -8,7 +8,7 @@
 The official procedure: for every split ℓ one full-length pass over the window with another window's
 continuation, and one over BOS + that continuation, and one over the window itself: 21 passes over
 2,048 tokens and 40,983 tokens a window; full logits, then a softmax in fp32. Here it is batched as
-large as pays. The engine is `l2m.scoring.score`. Same windows, model and dtype; tokens are random,
+large as pays. The engine is `l2m.language_models.scoring.score`. Same windows, model and dtype; tokens are random,
 which costs what text costs.
 """
 
@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from timing import matmul_ceiling, record, timed
 
-from l2m.models import device_name
-from l2m.packing import layout
-from l2m.scoring import partner_permutation, powers_of_two, score
+from l2m.language_models.models import device_name
+from l2m.language_models.packing import layout
+from l2m.language_models.scoring import partner_permutation, powers_of_two, score
 
 SIZES = {  # name: (width, layers, heads, key-value heads, feed-forward)
     "tiny": (64, 2, 4, 2, 128),

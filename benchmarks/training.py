@@ -5,7 +5,7 @@
     torchrun --nproc-per-node=2 benchmarks/training.py --device cuda --models gpt2 --scaling
 
 "Plain" is the class of transformers as it comes, with a loss on full logits, in TF32, with AdamW.
-Each further row adds one trick to those before; the last is `l2m.training.train` itself. "The
+Each further row adds one trick to those before; the last is `l2m.training.loop.train` itself. "The
 authors' way" of GPT-2, as far as their scripts tell, is the plain one with FlexAttention and
 `torch.compile`. Same weights and data; tokens are random, half of them repeated. The share of the
 card is model operations (`flops_per_token`) over the data sheet's bf16 rate, and over the rate of a
@@ -25,11 +25,11 @@ import torch
 from timing import matmul_ceiling, record, recorded
 from transformers.activations import ACT2FN
 
-from l2m.acceleration import attention_kernels, prepare
-from l2m.models import build_model, device_name
-from l2m.throughput import flops_per_token, peak_flops
-from l2m.token_loss import token_loss
-from l2m.training import Training, autocast, train
+from l2m.training.acceleration import attention_kernels, prepare
+from l2m.language_models.models import build_model, device_name
+from l2m.training.throughput import flops_per_token, peak_flops
+from l2m.training.loss import token_loss
+from l2m.training.loop import Training, autocast, train
 
 TINY = {"name": "gpt2", "layers": 2, "width": 64}
 TRICKS = ["bf16", "loss without logits", "kernels", "fused AdamW", "compiled layers"]
@@ -197,7 +197,7 @@ def measure(name, length, vocabulary, tokens, plain_tokens, steps, device, ceili
         steps=steps + 6, batch_size=max(1, tokens // length), compile=True, log_every=2, warmup=1
     )
     table = train(model, task, config, device=device, progress=False)
-    row("l2m.training.train", float(np.median(2 * config.batch_size * length / table.seconds[2:])))
+    row("l2m.training.loop.train", float(np.median(2 * config.batch_size * length / table.seconds[2:])))
     if agreement:
         small = max(1, plain_tokens // length // 2)
         rows[-1] |= compared(name, task, vocabulary, small, agreement, device)

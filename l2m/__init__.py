@@ -1,6 +1,6 @@
 """Mutual information scaling in text: the measurements of the L²M paper (arXiv 2503.04725).
 
-Import the part that you need, for example ``from l2m.two_point import two_point_mi``. Nothing
+Import the part that you need, for example ``from l2m.information.two_point import two_point_mi``. Nothing
 heavy is loaded here, and torch or transformers only inside the functions that use them.
 """
 

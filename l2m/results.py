@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import re
-import secrets
 import subprocess
 import sys
 import time
@@ -22,8 +21,8 @@ from pathlib import Path
 import pandas as pd
 
 from l2m import __version__
+from l2m.files import ROOT, cache_dir, digest, sha256, write_atomic
 
-ROOT = Path(__file__).resolve().parent.parent
 MAX_BYTES = 2_000_000  # of one recorded table
 _PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "torch", "transformers")
 
@@ -39,48 +38,6 @@ class DamagedResult(RuntimeError):
 def results_dir() -> Path:
     """Return the folder of the committed results."""
     return ROOT / "results"
-
-
-def cache_dir() -> Path:
-    """Return the cache folder: ``L2M_CACHE``, or the checkout's ``.cache``, or ``~/.cache/l2m``."""
-    if os.environ.get("L2M_CACHE"):
-        return Path(os.environ["L2M_CACHE"]).expanduser()
-    if (ROOT / "pyproject.toml").exists():
-        return ROOT / ".cache"
-    return Path.home() / ".cache" / "l2m"
-
-
-def write_atomic(path: str | Path, content: bytes | str | Callable[[Path], object]) -> Path:
-    """Write a file whole or not at all: to a temporary name beside it, then renamed.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file; its folder is made if missing.
-    content : bytes, str, or callable
-        What to write, or a function that writes the file whose path it is given (a path with the
-        same suffix, so that writers which look at it agree).
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
-    try:
-        if callable(content):
-            content(temporary)
-        elif isinstance(content, bytes):
-            temporary.write_bytes(content)
-        else:
-            temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
-def sha256(path: str | Path) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def recorded(
@@ -162,8 +119,7 @@ def _plain(value):
 
 
 def _key(params: dict) -> str:
-    text = json.dumps([__version__, params], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest(__version__, params)[:16]
 
 
 def _file(stem: Path, suffix: str) -> Path:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2m.bipartite import bipartite_mi, clustered_stderr, window_mi, window_terms
-from l2m.scoring import Scores, score_whole
+from l2m.information.bipartite import bipartite_mi, clustered_stderr, window_mi, window_terms
+from l2m.language_models.scoring import Scores, score_whole
 from l2m.sources import CopySource, MarkovSource
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from l2m.__main__ import BUILD
-from l2m.book import chapters, check
+from l2m.chapters.contents import chapters, check
 
 ROOT = Path(__file__).parent.parent
 EXECUTED = sorted((ROOT / "book").glob("*.ipynb"))

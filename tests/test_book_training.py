@@ -15,12 +15,12 @@ import pytest
 import torch
 from test_token_files import library, words
 
-from l2m import book_training
-from l2m.book_evaluation import HeldOut, block_edges, held_out_windows, thinned
-from l2m.book_runs import EXPERIMENTS, Experiment, Run
-from l2m.book_task import BookTask
-from l2m.book_training import carry_out, finished, gathered, run_folder
-from l2m.token_files import token_file
+from l2m.experiments import books as book_training
+from l2m.experiments.book_evaluation import HeldOut, block_edges, held_out_windows, thinned
+from l2m.experiments.book_runs import EXPERIMENTS, Experiment, Run
+from l2m.text.sequences import BookTask
+from l2m.experiments.books import carry_out, finished, gathered, run_folder
+from l2m.text.token_files import token_file
 
 
 @pytest.fixture(autouse=True)
@@ -213,10 +213,10 @@ def test_kill_and_resume_give_the_same_tables(books, file, tmp_path, monkeypatch
     run = plan.runs[0]
     program = f"""
 import os, signal
-from l2m import training
-from l2m.book_runs import Experiment, Run
-from l2m.book_training import carry_out
-from l2m.token_files import open_tokens
+from l2m.training.loop import loop as training
+from l2m.experiments.book_runs import Experiment, Run
+from l2m.experiments.books import carry_out
+from l2m.text.token_files import open_tokens
 kept = training.save
 def save(folder, step, *rest):
     kept(folder, step, *rest)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2m.bottleneck import (
+from l2m.experiments.bottleneck import (
     EchoSource,
     build_bottlenecks,
     captured_mi,

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from l2m.book_evaluation import block_edges
-from l2m.by_position import BookLosses, above_zero_from, book_losses, lowest
+from l2m.experiments.book_evaluation import block_edges
+from l2m.experiments.position_losses import BookLosses, above_zero_from, book_losses, lowest
 
 
 def losses(function, books=24, noise=0.0, slant=0.0, length=4096, seed=0):

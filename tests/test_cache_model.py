@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from l2m.cache_model import FROM, cache_gain, missed_table, mixture_weights, repeats
-from l2m.scoring import Scores, partner_permutation
+from l2m.information.word_cache import FROM, cache_gain, missed_table, mixture_weights, repeats
+from l2m.language_models.scoring import Scores, partner_permutation
 
 
 def test_repeats_by_hand():

@@ -7,9 +7,9 @@ import subprocess
 
 import pytest
 
-from l2m.calculator import CHECKED, PATH, models, script
-from l2m.history_state import Bound, architectures, growth, history_state_dim, required_dim
-from l2m.history_state import satisfies_l2m as satisfies
+from l2m.chapters.calculator import CHECKED, PATH, models, script
+from l2m.memory.history_state import Bound, architectures, growth, history_state_dim, required_dim
+from l2m.memory.history_state import satisfies_l2m as satisfies
 from l2m.results import ROOT
 
 PAGE = ROOT / "book" / "calculator.md"
@@ -17,7 +17,7 @@ LAWS = [(2.27, 0.76), (3.26, 0.71), (5.0, 0.0)]
 
 
 def test_data_are_those_of_the_library():
-    assert PATH.read_text(encoding="utf-8") == script(), "run `python -m l2m.calculator`"
+    assert PATH.read_text(encoding="utf-8") == script(), "run `python -m l2m.chapters.calculator`"
 
 
 def test_values_by_which_the_page_checks_itself():

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from test_scoring import naive, tiny, windows
 
-from l2m.context import past_table
-from l2m.scoring import score
+from l2m.experiments.context import past_table
+from l2m.language_models.scoring import score
 
 
 def test_costs_are_those_of_whole_passes():

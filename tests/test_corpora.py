@@ -10,8 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from l2m import archives, cleaning, corpora
-from l2m.corpora import fingerprint, load_corpus
+from l2m.text import archives
+
+from l2m.text import cleaning
+
+from l2m.text import corpora
+from l2m.text.corpora import fingerprint, load_corpus
 
 
 class Words:

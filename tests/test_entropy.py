@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2m.entropy import METHODS, entropy, entropy_stderr, grassberger_g
+from l2m.information.entropy import METHODS, entropy, entropy_stderr, grassberger_g
 
 COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(any)
 

@@ -3,7 +3,7 @@
 import matplotlib
 import pytest
 
-from l2m.figures import COLORS, log_axes, paper_reference, use_style
+from l2m.chapters.figures import COLORS, log_axes, paper_reference, use_style
 
 matplotlib.use("Agg")
 

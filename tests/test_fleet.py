@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from l2m.fleet import run_fleet, visible_devices
+from l2m.experiments.runs import run_fleet, visible_devices
 
 WRITE = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); "
 
@@ -50,7 +50,7 @@ def test_an_interrupt_ends_the_processes(tmp_path, monkeypatch):
             time.sleep(0.01)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("l2m.fleet.as_completed", interrupted)
+    monkeypatch.setattr("l2m.experiments.runs.as_completed", interrupted)
     alive = tmp_path / "alive"
     code = f"import time; time.sleep(2); open({str(alive)!r}, 'w')"
     with pytest.raises(KeyboardInterrupt):

@@ -10,10 +10,10 @@ torch = pytest.importorskip("torch")
 
 from torch.distributions import Normal, kl_divergence
 
-from l2m import gaussian_training
-from l2m.gaussian import GaussianFamily
-from l2m.gaussian_task import GaussianTask, conditional_kl
-from l2m.gaussian_training import Run, blocks, by_block, gathered, keep, main, thin_curve, train_run
+from l2m.experiments import gaussian as gaussian_training
+from l2m.sources.gaussian import GaussianFamily
+from l2m.training.tasks import GaussianTask, conditional_kl
+from l2m.experiments.gaussian import Run, blocks, by_block, gathered, keep, main, thin_curve, train_run
 from l2m.results import MissingResult
 
 TINY = {"length": 16, "copies": 8, "width": 32, "layers": 1, "vectors": 512, "warmup": 5}

@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from l2m.models import build_model
-from l2m.token_loss import token_values
-from l2m.training import Training, evaluate_positions, train
+from l2m.language_models.models import build_model
+from l2m.training.loss import token_values
+from l2m.training.loop import Training, evaluate_positions, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 SIZES = {
@@ -51,9 +51,9 @@ def vectors(family):
 )
 def test_kernels_agree_with_the_slow_path(family, library, tmp_path, monkeypatch):
     """Those of mamba-ssm, and for Mamba our own scan, too."""
-    from l2m.acceleration import prepare
+    from l2m.training.acceleration import prepare
 
-    monkeypatch.setattr("l2m.mamba_mixer.MAMBA_SSM", library)
+    monkeypatch.setattr("l2m.training.mamba_mixer.MAMBA_SSM", library)
     model, tokens = tokens_and_model(family)
     model.cuda()
     prepare(model, compile_layers=False)

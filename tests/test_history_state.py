@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2m.architectures import FAMILIES, OUTSIDE, architectures
-from l2m.history_state import (
+from l2m.memory.architectures import FAMILIES, OUTSIDE, architectures
+from l2m.memory.history_state import (
     Bound,
     HistoryState,
     Memory,

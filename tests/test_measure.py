@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from test_scoring import naive, tiny
 
-from l2m import measure as module
-from l2m.bipartite import clustered_stderr, window_terms
-from l2m.cache_model import missed_terms
-from l2m.context import past_terms
-from l2m.corpora import Windows
-from l2m.measure import command_line, identity, measure
-from l2m.scoring import powers_of_two, score_whole
+from l2m.experiments import measure as module
+from l2m.information.bipartite import clustered_stderr, window_terms
+from l2m.information.word_cache import missed_terms
+from l2m.experiments.context import past_terms
+from l2m.text.corpora import Windows
+from l2m.experiments.measure import command_line, identity, measure
+from l2m.language_models.scoring import powers_of_two, score_whole
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_tables(corpus):
     terms, positions = measure("tests/made-up", partners=2, dtype="float32", **about)
     tokens, _ = corpus
     books = np.arange(12) // 2
-    from l2m.scoring import partner_permutation
+    from l2m.language_models.scoring import partner_permutation
 
     partners = partner_permutation(12, books, 2, 0)
     whole = score_whole(naive(tiny("llama")), tokens, powers_of_two(16), 3, partners, books)
@@ -57,7 +57,7 @@ def test_tables(corpus):
 def test_the_cache_uses_scores_that_are_kept(corpus, monkeypatch):
     about = {"corpus": "made-up", "length": 16, "windows": 12, "bos": 0, "dtype": "float32"}
     measure("tests/made-up", **about)
-    monkeypatch.setattr("l2m.likelihood.hidden_states", None)  # nothing is scored again
+    monkeypatch.setattr("l2m.language_models.likelihood.hidden_states", None)  # nothing is scored again
     table = missed_terms("tests/missed", **about)
     assert sorted(table["split"].unique()) == [2, 4, 8]
     assert "--length 16" in table.attrs["command"]
@@ -102,5 +102,5 @@ def test_every_option_is_explained(function, capsys):
 def test_command():
     params = {"corpus": "kjv", "length": 2048, "bos": 1}
     assert command_line("measure", measure, "a/b", params) == (
-        "python -m l2m.measure a/b --corpus kjv --bos 1"
+        "python -m l2m.experiments.measure a/b --corpus kjv --bos 1"
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from l2m.parameters import declared_in
-from l2m.runner import plan, run_all
+from l2m.chapters.parameters import declared_in
+from l2m.chapters.run import plan, run_all
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 MAX_LINES, MAX_HIDDEN_LINES = 20, 40  # of a cell to be read, and of one that only draws

@@ -4,7 +4,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from l2m.parameters import ParameterError, check_parameters, declared, declared_in, find
+from l2m.chapters.parameters import ParameterError, check_parameters, declared, declared_in, find
 
 CELL = """
 profile: str = "book"  # smoke, book or paper
@@ -16,7 +16,7 @@ splits: list[int] = [2, 4]
 """
 TAKES = {"profile": ("smoke", "book", "paper"), "windows": (1, 100), "weight": (0, 1)}
 CALL = (
-    "from l2m.parameters import check_parameters\n"
+    "from l2m.chapters.parameters import check_parameters\n"
     'check_parameters(globals(), profile=("smoke", "book", "paper"), '
     "windows=(1, 10**2), weight=(0, 1))"
 )

@@ -19,7 +19,7 @@ import l2m
 PACKAGE = Path(l2m.__file__).parent
 PARAMETERS = 'profile: str = "book"  # smoke, book or paper\nwindows: int = 8'
 CHECK = (
-    "from l2m.parameters import check_parameters\n"
+    "from l2m.chapters.parameters import check_parameters\n"
     'check_parameters(globals(), profile=("smoke", "book", "paper"), windows=(1, 100))'
 )
 METADATA = {

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2m.scaling import bootstrap_power_law, compare_laws, fit_power_law, local_exponent
+from l2m.information.scaling import bootstrap_power_law, compare_laws, fit_power_law, local_exponent
 
 X = 2.0 ** np.arange(1, 12)
 exponents = st.floats(-2, 2).filter(lambda b: abs(b) > 0.05)

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2m import likelihood
-from l2m.corpora import Windows
-from l2m.packing import PackedAttention, layout
-from l2m.scoring import partner_permutation, powers_of_two, score, score_whole
+from l2m.language_models import likelihood
+from l2m.text.corpora import Windows
+from l2m.language_models.packing import PackedAttention, layout
+from l2m.language_models.scoring import partner_permutation, powers_of_two, score, score_whole
 
 VOCABULARY = 97
 SMALL = {
@@ -225,7 +225,7 @@ def test_compiled_layers_with_flex_attention(monkeypatch):
 
 
 def test_a_model_laid_out_by_hugging_face(tmp_path, monkeypatch):
-    from l2m.models import load_model
+    from l2m.language_models.models import load_model
 
     tiny("llama").save_pretrained(tmp_path / "model")
     w = windows()
@@ -237,7 +237,7 @@ def test_a_model_laid_out_by_hugging_face(tmp_path, monkeypatch):
         assert_same(score(model, w, progress=False), expected)
     last = model.model.layers[1]
     assert last.mlp.up_proj.weight.device.type == "meta"  # read when it is run
-    monkeypatch.setattr("l2m.packing.compiled", lambda function: function)
+    monkeypatch.setattr("l2m.language_models.packing.compiled", lambda function: function)
     loading = last.forward
     with PackedAttention(layout(24, [2, 4, 8], 2), compile_layers=True).installed(model):
         assert last.forward is loading

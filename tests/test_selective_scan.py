@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from l2m import mamba_mixer
-from l2m.models import build_model
-from l2m.selective_scan import selective_scan
-from l2m.token_loss import token_loss
+from l2m.training.loop import mamba_mixer
+from l2m.language_models.models import build_model
+from l2m.training.selective_scan import selective_scan
+from l2m.training.loss import token_loss
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -83,6 +83,6 @@ def _compile(layer):
 
 
 def test_the_scan_asks_for_a_gpu(monkeypatch):
-    monkeypatch.setattr("l2m.selective_scan.INTERPRETED", False)
+    monkeypatch.setattr("l2m.training.selective_scan.INTERPRETED", False)
     with pytest.raises(ValueError, match="needs a GPU"):
         selective_scan(*example(1, 8, 2, 4, torch.float32))

@@ -11,16 +11,16 @@ import torch
 from filelock import FileLock
 from test_scoring import assert_same, tiny
 
-from l2m import shards
-from l2m.scoring import score
+from l2m.language_models import shards
+from l2m.language_models.scoring import score
 
 WORKER = """
 import os, signal, sys
 import numpy as np, torch
 sys.path.insert(0, {tests!r})
 from test_scoring import tiny
-from l2m import shards
-from l2m.scoring import score
+from l2m.language_models import shards
+from l2m.language_models.scoring import score
 torch.set_num_threads(1)
 after = {after}
 if after is not None:
@@ -89,7 +89,7 @@ def test_processes_share_the_work(windows, tmp_path):
 
 def test_a_finished_folder_asks_nothing_of_the_model(windows, tmp_path, monkeypatch):
     expected = scored(windows, tmp_path)
-    monkeypatch.setattr("l2m.likelihood.hidden_states", None)
+    monkeypatch.setattr("l2m.language_models.likelihood.hidden_states", None)
     assert_same(scored(windows, tmp_path), expected, tolerance=0)
     with pytest.raises(TypeError):
         scored(windows, check=0)

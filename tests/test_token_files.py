@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from l2m import token_files
-from l2m.overlaps import overlaps, require_apart
-from l2m.token_files import open_tokens, token_file
+from l2m.text import token_files
+from l2m.text.shared_passages import overlaps, require_apart
+from l2m.text.token_files import open_tokens, token_file
 
 
 @pytest.fixture(autouse=True)
@@ -72,8 +72,8 @@ def test_ids_books_and_paragraphs(tmp_path, tokenizer):
 
 def test_paragraphs_of_real_text_start_where_their_first_token_does(monkeypatch):
     monkeypatch.delenv("L2M_CACHE")  # the embedded tokenizer need not be unpacked again
-    from l2m.corpora import load_corpus
-    from l2m.models import load_tokenizer
+    from l2m.text.corpora import load_corpus
+    from l2m.language_models.models import load_tokenizer
 
     file, tokenizer = token_file(["kjv"], limit=3), load_tokenizer()
     for book, text in enumerate(load_corpus("kjv", 3).texts):

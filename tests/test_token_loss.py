@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2m import token_loss
+from l2m.training.loop import loss as token_loss
 
 
 @settings(max_examples=30, deadline=None)

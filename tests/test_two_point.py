@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2m import pairs
-from l2m.entropy import METHODS, entropy
-from l2m.two_point import shuffle, two_point_curves, two_point_mi
+from l2m.information import pair_counts as pairs
+from l2m.information.entropy import METHODS, entropy
+from l2m.information.two_point import shuffle, two_point_curves, two_point_mi
 
 
 def naive_mi(documents, partners, distance, method="grassberger"):

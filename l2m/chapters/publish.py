@@ -1,0 +1,78 @@
+"""Write an executed chapter: its outputs, without what belongs to the machine or the moment."""
+
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from l2m.chapters.contents import MAX_BYTES, ChapterError
+from l2m.results import ROOT, write_atomic
+
+_WIDGET = "application/vnd.jupyter.widget-view+json"  # shows nothing without its kernel
+_FOLDERS = [  # the innermost first; in a container the home may be the root, which stays
+    (str(folder), name)
+    for folder, name in (
+        (Path(sys.prefix), "<environment>"),
+        (ROOT, "."),
+        (Path.home(), "~"),
+        (Path(tempfile.gettempdir()), "<temporary>"),
+    )
+    if folder != folder.parent
+]
+
+
+def publish(executed, source, info: dict, path: Path) -> Path:
+    """Clean an executed notebook, stamp it with `info` and write it whole or not at all.
+
+    Parameters
+    ----------
+    executed : NotebookNode
+        What papermill made; changed in place.
+    source : NotebookNode
+        The chapter, whose metadata the executed one keeps instead of papermill's.
+    info : dict
+        Put in the metadata under ``l2m``.
+    path : Path
+
+    Raises
+    ------
+    ChapterError
+        When the notebook is larger than what a code host shows well.
+    """
+    import nbformat
+
+    originals = {cell.id: cell for cell in source.cells}
+    for cell in executed.cells:
+        if cell.id in originals:
+            cell.metadata = originals[cell.id].metadata
+        else:  # papermill's injected parameters
+            cell.metadata = {"tags": ["injected-parameters", "hide-cell"]}
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if _WIDGET not in o.get("data", {})]
+            for number, output in enumerate(cell.outputs):
+                _clean(output, f"{cell.id}-{number}")
+    executed.metadata = source.metadata | {"l2m": info}
+    text = nbformat.writes(executed) + "\n"
+    size = len(text.encode())
+    if size > MAX_BYTES:
+        raise ChapterError(f"its outputs make {size:,} bytes, more than {MAX_BYTES:,}; not kept.")
+    return write_atomic(path, text)
+
+
+def _clean(output, label: str) -> None:
+    if output.output_type == "stream":
+        output.text = _clean_text(output.text)
+    for kind, content in output.get("data", {}).items():
+        if kind.startswith("text/") and isinstance(content, str):
+            content = _clean_text(content)
+            if kind == "text/html":  # the random name that pandas gives to a styled table
+                content = re.sub(r"\bT_[0-9a-f]{5}(?=[_\s\"])", f"T_{label}", content)
+            output.data[kind] = content
+
+
+def _clean_text(text: str) -> str:
+    """Drop this machine's folders, and the addresses of objects."""
+    for folder, name in _FOLDERS:
+        text = text.replace(folder, name)
+    text = re.sub(r"ipykernel_\d+/\d+\.py", "cell.py", text)
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)

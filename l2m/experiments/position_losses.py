@@ -1,0 +1,167 @@
+"""Loss by position on held-out books: curves, differences, where they turn and cross.
+
+Everything rests on one array, the mean loss of every book in every block of positions (the table
+`positions` of `l2m.experiments.books`), and every interval on resampling books: sequences of one book
+are alike. Two models that read the same sequences are compared book by book, which takes most of
+the spread out of their difference.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class BookLosses:
+    """Mean losses of g books in k blocks of positions.
+
+    Attributes
+    ----------
+    position : (k,) middle of each block, geometric; `tokens` : (k,) positions in it.
+    losses : (g, k), nats; or differences of two models' losses.
+    weight : (g,) sequences of each book.
+    """
+
+    position: np.ndarray
+    tokens: np.ndarray
+    losses: np.ndarray
+    weight: np.ndarray
+
+    def __sub__(self, other: "BookLosses") -> "BookLosses":
+        """This model's losses minus another's on the same sequences, as far as both go."""
+        k = min(len(self.position), len(other.position))
+        same = np.array_equal(self.tokens[: k - 1], other.tokens[: k - 1])
+        if not same or not np.array_equal(self.weight, other.weight):
+            raise ValueError("the two models were not evaluated on the same sequences")
+        k -= not np.array_equal(self.tokens[:k], other.tokens[:k])  # the last block may be cut
+        losses = self.losses[:, :k] - other.losses[:, :k]
+        return BookLosses(self.position[:k], self.tokens[:k], losses, self.weight)
+
+    def smoothed(self, octaves: float = 0.5) -> "BookLosses":
+        """Averaged over neighbouring blocks: a triangle of this half-width in log₂(position)."""
+        distance = np.abs(np.subtract.outer(*2 * [np.log2(self.position)])) / octaves
+        kernel = np.clip(1 - distance, 0, None) * self.tokens
+        kernel /= kernel.sum(1, keepdims=True)
+        return BookLosses(self.position, self.tokens, self.losses @ kernel.T, self.weight)
+
+    def shifted(self, start: np.ndarray) -> "BookLosses":
+        """Counted from another number for each book, (g, 1)."""
+        return BookLosses(self.position, self.tokens, self.losses - start, self.weight)
+
+    def between(self, first: float, last: float) -> "BookLosses":
+        """The blocks whose middle lies between these positions."""
+        some = (self.position >= first) & (self.position <= last)
+        return BookLosses(self.position[some], self.tokens[some], self.losses[:, some], self.weight)
+
+    def overall(self) -> "BookLosses":
+        """All positions as one block: the mean loss of a token."""
+        mean = (self.losses @ self.tokens / self.tokens.sum())[:, None]
+        middle = np.array([np.sqrt(self.position[0] * self.position[-1])])
+        return BookLosses(middle, np.array([self.tokens.sum()]), mean, self.weight)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """(k,) mean over sequences."""
+        return self.weight @ self.losses / self.weight.sum()
+
+    @property
+    def half_width(self) -> np.ndarray:
+        """(k,) half of the 95% interval of `mean` over the choice of books (Student-t)."""
+        g = len(self.weight)
+        residual = self.weight[:, None] * (self.losses - self.mean) / self.weight.sum()
+        stderr = np.sqrt(g / (g - 1) * (residual**2).sum(0))
+        return stats.t.ppf(0.5 + CONFIDENCE / 2, g - 1) * stderr
+
+    def resampled(self, n: int = 2000, seed=0) -> np.ndarray:
+        """(n, k) means over books drawn with replacement."""
+        rng, g = np.random.default_rng(seed), len(self.weight)
+        draws = rng.multinomial(g, np.full(g, 1 / g), size=n) * self.weight
+        return draws @ self.losses / draws.sum(1, keepdims=True)
+
+
+def book_losses(positions: pd.DataFrame, run: str) -> BookLosses:
+    """The held-out losses of one run.
+
+    Parameters
+    ----------
+    positions : `run, data, book, first, last, nll, sequences`.
+
+    Raises
+    ------
+    ValueError
+        If the run is not in the table.
+    """
+    own = positions[(positions["run"] == run) & (positions["data"] == "held-out")]
+    if own.empty:
+        raise ValueError(f"no run {run!r}, only {', '.join(map(str, positions['run'].unique()))}")
+    table = own.pivot(index="book", columns="first", values="nll")
+    blocks = own.drop_duplicates("first").sort_values("first")
+    first, last = blocks["first"].to_numpy(), blocks["last"].to_numpy()
+    weight = own.drop_duplicates("book").set_index("book")["sequences"].loc[table.index]
+    values = table.to_numpy(np.float64)
+    return BookLosses(np.sqrt(first * last), last - first + 1, values, weight.to_numpy(np.float64))
+
+
+@dataclass(frozen=True)
+class Place:
+    """A position on a curve, with its 95% interval over books.
+
+    Infinite where the curve has no such place before its end; so is an end of the interval when
+    more than 2.5% of the resamples have none. `samples` : (n,), those of the resamples, in the same
+    order of draws for all curves of the same books.
+    """
+
+    position: float
+    low: float
+    high: float
+    samples: np.ndarray
+
+    def __str__(self) -> str:
+        """The position and its interval, such as "520 (410 to 700)"."""
+        here, low, high = (f"{x:,.0f}" if np.isfinite(x) else "end" for x in self._ends())
+        return f"{here} ({low} to {high})" if np.isfinite(self.low) else "not before the end"
+
+    def _ends(self):
+        return self.position, self.low, self.high
+
+
+def lowest(curve: BookLosses, n: int = 2000, seed=0) -> Place:
+    """Where a curve is lowest: of Mamba's loss minus GPT-2's, where the lead is largest.
+
+    A curve that is lowest in its last block has not turned yet: infinite.
+    """
+
+    def find(means):
+        at = means.argmin(1)
+        return np.where(at == means.shape[1] - 1, np.inf, curve.position[at])
+
+    return _place(find, curve, n, seed)
+
+
+def above_zero_from(curve: BookLosses, n: int = 2000, seed=0) -> Place:
+    """From where on a curve is above zero, interpolated; infinite if its end is not."""
+    x = np.log2(curve.position)
+
+    def find(means):
+        out = np.full(len(means), np.inf)
+        for row, y in enumerate(means):
+            below = np.flatnonzero(y <= 0)
+            i = below[-1] if len(below) else -1
+            if i < 0:
+                out[row] = curve.position[0]
+            elif i < len(y) - 1:
+                out[row] = 2 ** (x[i] - y[i] * (x[i + 1] - x[i]) / (y[i + 1] - y[i]))
+        return out
+
+    return _place(find, curve, n, seed)
+
+
+def _place(find, curve, n, seed) -> Place:
+    samples = find(curve.resampled(n, seed))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(samples, [tail, 1 - tail], method="nearest")
+    return Place(float(find(curve.mean[None])[0]), float(low), float(high), samples)

@@ -1,0 +1,170 @@
+"""Bipartite mutual information from log-likelihoods: the direct estimator and vCLUB.
+
+    direct   E_p[log q(Y|X) − log q(Y)]                          Eq. 6 of {cite:t}`chen2025l2m`
+    vCLUB    E_p(x,y)[log q(y|x)] − E_p(x)p(y)[log q(y|x)]       Eq. 7
+
+Both are means over windows of a number a window, `window_mi`. For vCLUB the partner's own marginal
+log q(y') is subtracted from the second term and the window's own from the first: partners are
+permutations, so the mean stays where it was, while most of the variance, how hard y is by itself,
+cancels.
+"""
+
+import numpy as np
+import pandas as pd
+
+HEAD = 2  # tokens at the start of Y whose marginal a model cannot know after BOS
+
+
+def window_mi(
+    scores,
+    estimator="direct",
+    bigram_entropy=None,
+    bigram_weight=0.8,
+    ratio=None,
+    control_variate=True,
+) -> pd.DataFrame:
+    """I_BP's estimate of every window at every split with ratio·ℓ ≤ T.
+
+    Parameters
+    ----------
+    scores : `l2m.language_models.scoring.Scores`, or its table from `window_terms`.
+    estimator : "direct" or "vclub".
+    bigram_entropy : nats, entropy of two successive tokens of the corpus. When given, the first
+        two tokens of the direct estimator's marginal term cost (1−w)·(what the model says) +
+        w·bigram_entropy, since Y starts in mid-sentence and the model's BOS does not (App. B.IV).
+    bigram_weight : w, 0.8 in the paper.
+    ratio : L/ℓ, by default that of the scores; any smaller one is read from the same scores.
+    control_variate : subtract own marginals in vCLUB (see above).
+
+    Returns
+    -------
+    DataFrame, one row a window, one column a split, nats.
+
+    Raises
+    ------
+    ValueError
+        For an unknown estimator, or a ratio that the scores do not hold.
+    """
+    terms, ratio = _terms(scores, ratio)
+    if estimator == "direct":
+        values = terms["joint"] - terms["marginal"]
+        if bigram_entropy is not None:
+            values = values + bigram_weight * (terms["marginal_head"] + bigram_entropy)
+    elif estimator == "vclub":
+        values = terms["joint"] - terms["shuffled"]
+        if control_variate:
+            values = values - terms["marginal"] + terms["partner_marginal"]
+    else:
+        raise ValueError(f"unknown estimator {estimator!r}: 'direct' or 'vclub'")
+    return values.set_axis([terms["window"], terms["split"]]).unstack("split")
+
+
+def bipartite_mi(
+    scores,
+    estimator="direct",
+    bigram_entropy=None,
+    bigram_weight=0.8,
+    groups=None,
+    ratio=None,
+    control_variate=True,
+) -> pd.DataFrame:
+    """Estimate I_BP(ℓ; L) with L = ratio·ℓ, from the scores of n windows.
+
+    Parameters
+    ----------
+    groups : (n,) book of each window; by default those of the scores. Windows of a book are not
+        independent, so the standard error is one of books (clusters). `range(n)`, and scores that
+        know of no books, give the authors' std/√n.
+    Others as in `window_mi`.
+
+    Returns
+    -------
+    DataFrame `split, length, mi, stderr` (nats).
+    """
+    terms, ratio = _terms(scores, ratio)
+    values = window_mi(terms, estimator, bigram_entropy, bigram_weight, ratio, control_variate)
+    if groups is None:
+        groups = terms.drop_duplicates("window").set_index("window")["book"].loc[values.index]
+    splits = values.columns.to_numpy()
+    return pd.DataFrame(
+        {
+            "split": splits,
+            "length": ratio * splits,
+            "mi": values.mean().to_numpy(),
+            "stderr": clustered_stderr(values.to_numpy(), groups),
+        }
+    )
+
+
+def clustered_stderr(values, groups=None):
+    """Standard error of the mean over rows whose residuals may go together within a group.
+
+    Parameters
+    ----------
+    values : (n, k); groups : (n,), or None for independent rows.
+
+    Returns
+    -------
+    array of shape (k,): the square root of g/(g−1) Σ_groups (Σ_rows residual)² / n², NaN for a
+    single group (Liang and Zeger's cluster-robust variance of a mean).
+    """
+    values = np.asarray(values, dtype=float)
+    groups = np.arange(len(values)) if groups is None else np.asarray(groups)
+    residual = pd.DataFrame(values - values.mean(0)).groupby(groups).sum()
+    g = len(residual)
+    if g < 2:
+        return np.full(values.shape[1], np.nan)
+    return np.sqrt(g / (g - 1) * (residual**2).sum().to_numpy()) / len(values)
+
+
+def window_terms(scores) -> pd.DataFrame:
+    """Sums over Y of each window's log-likelihoods: all that the estimators need, in a small table.
+
+    Returns
+    -------
+    DataFrame `window, book, split, ratio, joint, marginal, marginal_head, shuffled,
+    partner_marginal` (nats): one row a window, split ℓ and ratio r ≥ 2 with r·ℓ ≤ T. `joint` is
+    log q(y|x), `marginal` log q(y|BOS), `marginal_head` its first two tokens, `shuffled` the mean
+    over partners of log q(y'|x), `partner_marginal` that of log q(y'|BOS).
+    """
+    n, length = scores.joint.shape
+    partners = np.atleast_2d(scores.partners)
+    books = scores.books
+    rows = []
+    for split in scores.splits:
+        marginal = scores.marginal[split]
+        shuffled = np.asarray(scores.shuffled[split], dtype=np.float64).reshape(
+            len(partners), n, -1
+        )
+        for ratio in range(2, scores.ratio + 1):
+            if ratio * split > length:
+                continue
+            m = (ratio - 1) * split
+            own = marginal[:, :m].sum(1, dtype=np.float64)
+            rows.append(
+                pd.DataFrame(
+                    {
+                        "window": np.arange(n),
+                        "book": books,
+                        "split": split,
+                        "ratio": ratio,
+                        "joint": scores.joint[:, split : split + m].sum(1, dtype=np.float64),
+                        "marginal": own,
+                        "marginal_head": marginal[:, : min(m, HEAD)].sum(1, dtype=np.float64),
+                        "shuffled": shuffled[:, :, :m].sum(2).mean(0),
+                        "partner_marginal": own[partners].mean(0),
+                    }
+                )
+            )
+    if not rows:
+        raise ValueError(f"no split fits: windows have {length} tokens, splits are {scores.splits}")
+    return pd.concat(rows, ignore_index=True)
+
+
+def _terms(scores, ratio):
+    """The table of one ratio (the largest if None), and that ratio."""
+    terms = scores if isinstance(scores, pd.DataFrame) else window_terms(scores)
+    ratio = ratio or int(terms["ratio"].max())
+    if ratio not in terms["ratio"].to_numpy():
+        raise ValueError(f"the scores hold no complete split with L/ℓ = {ratio}: score with it")
+    return terms[terms["ratio"] == ratio], ratio

@@ -1,0 +1,223 @@
+"""Mutual information of tokens a distance d apart, I_TP(d) (Def. 4.2, App. B.VI).
+
+An entropy needs only how many pairs have each count, which :mod:`l2m.information.pair_counts` finds at the speed of
+sorting. The entropy of pairs is biased in any corpus that one can have, by more than I_TP(d) at
+large d {cite}`paninski2003`. A null measures what the estimator says where there is nothing to
+find: the second token of each pair is taken from a shuffled copy of the corpus.
+"""
+
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+
+from l2m.information.entropy import METHODS, entropy
+from l2m.information.pair_counts import PART, Documents, count_tokens, n_pairs, pair_counts
+
+NULLS = ("across", "within", "shift", None)
+MAX_ID = 2**24  # of a token: single tokens are counted in a table
+
+
+def two_point_mi(
+    documents: Documents,
+    distances: Sequence[int],
+    method: str = "grassberger",
+    null: str | None = "across",
+    seed: int = 0,
+    *,
+    device: str | None = None,
+    part: int = PART,
+    workers: int = 2,
+) -> pd.DataFrame:
+    """Two-point mutual information at each distance, beside that of a shuffled corpus.
+
+    I = H(first) + H(second) − H(pair), each entropy estimated by `method` from the pairs at that
+    distance, both tokens in one document. (The paper takes twice the entropy of all single tokens,
+    which is the same where documents are much longer than the distance.)
+
+    Parameters
+    ----------
+    documents : token ids, one integer array a document; memory-mapped ones are read in pieces. A
+        document no longer than a distance has no pairs at it, so an empty one has none at all.
+    distances : d ≥ 1, in tokens.
+    method : an estimator of :mod:`l2m.information.entropy`.
+    null : where the second tokens of the null come from, with as many pairs as the measurement has:
+        "across", all tokens shuffled: what is left is the estimator's bias; "within", each
+        document's tokens shuffled: the bias and what the documents' own vocabularies explain;
+        "shift", each document turned by a random quarter to three quarters of its length; or None.
+        One document has no others to shuffle with: "across" warns and takes "shift" instead.
+    seed : of the shuffle.
+    device : None for NumPy, or a torch device such as "cuda", which then holds all tokens.
+    part : keys to sort in one go (all pairs of one first token stay together, so perhaps more).
+    workers : threads, each with a part.
+
+    Returns
+    -------
+    DataFrame with the columns `distance, pairs, mi, null, mi_corrected`, in nats. `mi_corrected` is
+    `mi − null`; both are NaN without a null.
+
+    Raises
+    ------
+    ValueError
+        Ids that are negative or above 2^24, a distance that no document is longer than, an unknown
+        method or null.
+    TypeError
+        Ids or distances that are no integers.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method is one of {', '.join(METHODS)}, not {method!r}.")
+    documents = check_documents(documents)
+    distances = _check_distances(documents, distances)
+    shuffled = None if null is None else shuffle(documents, null, seed)
+    options = {"device": device, "part": part, "workers": workers}
+    mi = paired_mi(documents, documents, distances, method, **options)
+    of_null = paired_mi(documents, shuffled, distances, method, **options) if shuffled else np.nan
+    counts = [n_pairs(documents, distance) for distance in distances]
+    table = pd.DataFrame({"distance": distances, "pairs": counts, "mi": mi, "null": of_null})
+    return table.assign(mi_corrected=table["mi"] - table["null"])
+
+
+def two_point_curves(
+    documents: Documents,
+    distances: Sequence[int],
+    groups: int = 0,
+    method: str = "grassberger",
+    seed: int = 0,
+    **options,
+) -> pd.DataFrame:
+    """I_TP(d) beside both nulls, of a corpus and of what is left of it without some documents.
+
+    Leaving out one of `groups` runs of neighbouring documents at a time tells how much a curve, or
+    what is fitted to it, depends on which books there are (the delete-a-group jackknife). Files
+    sorted by author keep an author's books together.
+
+    Returns
+    -------
+    DataFrame with the columns `left_out, distance, pairs, mi, across, within`, in nats; `left_out`
+    is −1 for the whole corpus, else the group. Other parameters and errors as for `two_point_mi`.
+    """
+    documents = check_documents(documents)
+    if not (groups == 0 or 2 <= groups <= len(documents)):
+        raise ValueError(f"groups is 0, or from 2 to {len(documents)} documents, not {groups}.")
+    everything = np.arange(len(documents))
+    kept = [everything]
+    if groups:
+        kept += [np.delete(everything, group) for group in np.array_split(everything, groups)]
+    tables = []
+    for left_out, keep in enumerate(kept, -1):
+        part = [documents[index] for index in keep]
+        table = two_point_mi(part, distances, method, "across", seed, **options)
+        shuffled = shuffle(part, "within", seed)
+        within = paired_mi(part, shuffled, table["distance"].tolist(), method, **options)
+        table = table.rename(columns={"null": "across"}).drop(columns="mi_corrected")
+        tables.append(table.assign(within=within, left_out=left_out))
+    columns = ["left_out", "distance", "pairs", "mi", "across", "within"]
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
+def paired_mi(
+    documents: Documents,
+    partners: Documents,
+    distances: Sequence[int],
+    method: str = "grassberger",
+    *,
+    device: str | None = None,
+    part: int = PART,
+    workers: int = 2,
+) -> list[float]:
+    """Mutual information of (document[i], partner[i + d]) over all i, for every d.
+
+    `partners` are documents of the same lengths with the same tokens in all: the documents
+    themselves for I_TP(d), a shuffled copy for a null. Both as `check_documents` returns them.
+    """
+    size = 1 + max(int(document.max()) for document in documents if len(document))
+    singles = count_tokens(documents, size)
+    ahead, behind = (_to_device(side, device) for side in (documents, partners))
+
+    def mutual_information(distance: int) -> float:
+        # all tokens of a document begin a pair but its last ones, and end a pair but its first ones
+        first = singles - count_tokens([document[-distance:] for document in documents], size)
+        second = singles - count_tokens([partner[:distance] for partner in partners], size)
+        joint, times = pair_counts(ahead, behind, distance, first, part)
+        return entropy(first, method) + entropy(second, method) - entropy(joint, method, times)
+
+    with ThreadPoolExecutor(1 if device else workers) as pool:
+        return list(pool.map(mutual_information, distances))
+
+
+def shuffle(documents: Documents, null: str, seed: int = 0) -> list[np.ndarray]:
+    """Documents of the same lengths with the tokens that a null pairs with (see `two_point_mi`).
+
+    They are a copy in memory, two or four bytes a token.
+    """
+    if null not in NULLS or null is None:
+        raise ValueError(f"null is 'across', 'within', 'shift' or None, not {null!r}.")
+    rng = np.random.default_rng(seed)
+    if null == "across" and sum(len(document) > 0 for document in documents) == 1:
+        warnings.warn(
+            "A single document has no others to be shuffled with: the null pairs its tokens with "
+            "those far away in it instead (null='shift').",
+            stacklevel=3,
+        )
+        null = "shift"
+    if null == "across":
+        ends = np.cumsum([len(document) for document in documents])
+        return np.split(rng.permutation(np.concatenate(documents)), ends[:-1])
+    if null == "within":
+        return [rng.permutation(document) for document in documents]
+    turns = [int(len(document) * rng.uniform(0.25, 0.75)) for document in documents]
+    return [np.roll(document, turn) for document, turn in zip(documents, turns, strict=True)]
+
+
+def check_documents(documents: Documents) -> list[np.ndarray]:
+    """Documents as arrays of unsigned integers, 16 bits wide where the ids allow.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `two_point_mi`.
+    """
+    checked = []
+    for index, document in enumerate(documents):
+        ids = np.asarray(document)
+        if ids.ndim != 1:
+            raise ValueError(f"Document {index} has {ids.ndim} dimensions: give a list of arrays.")
+        if len(ids) and ids.dtype.kind not in "ui":
+            raise TypeError(f"Document {index} holds {ids.dtype}, not integer token ids.")
+        if len(ids) and ids.dtype.kind == "i" and ids.min() < 0:
+            raise ValueError(f"Document {index} has a negative token id, {ids.min()}.")
+        if len(ids) and ids.dtype.itemsize > 2 and ids.max() > MAX_ID:
+            raise ValueError(f"Document {index} has the token id {ids.max()}, above {MAX_ID}.")
+        checked.append(ids)
+    wide = max(
+        (int(ids.max()) for ids in checked if ids.size and ids.dtype.itemsize > 2), default=0
+    )
+    return [ids.astype(np.uint32 if wide >= 2**16 else np.uint16, copy=False) for ids in checked]
+
+
+def _check_distances(documents: list[np.ndarray], distances: Sequence[int]) -> list[int]:
+    distances = list(distances)
+    longest = max(map(len, documents), default=0)
+    for distance in distances:
+        if isinstance(distance, bool) or not isinstance(distance, (int, np.integer)):
+            raise TypeError(f"A distance is an integer, not {distance!r}.")
+        if distance < 1:
+            raise ValueError(f"A distance is at least 1, not {distance}.")
+        if distance >= longest:
+            raise ValueError(
+                f"No document has a pair of tokens at distance {distance}: "
+                f"the longest has {longest:,} tokens."
+            )
+    return [int(distance) for distance in distances]
+
+
+def _to_device(documents: list[np.ndarray], device: str | None) -> Documents:
+    """The documents themselves, or their pieces of one tensor on a torch device."""
+    if device is None:
+        return documents
+    import torch
+
+    flat = torch.from_numpy(np.concatenate(documents).astype(np.int32)).to(device)
+    return flat.split([len(document) for document in documents])

@@ -1,0 +1,141 @@
+"""What a language model misses of its past: mix it with a cache of what it has read, and see.
+
+    python -m l2m.information.word_cache missed --length 8192 --windows 400
+
+A cache model {cite}`kuhn1990cache` predicts that words come back, and what followed a word follows
+it again. It knows nothing else, so if it improves a language model, that model had left something
+lying in its past: as many nats, at least, as the mixture gains.
+"""
+
+import sys
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+
+from l2m.language_models import models
+from l2m.experiments.measure import command_line, identity, run, scored_windows
+from l2m.results import recorded
+from l2m.language_models.scoring import powers_of_two
+
+FROM = 8  # tokens; before, there is nothing to come back
+
+
+def missed_terms(
+    name: str,
+    corpus: str = "english-novels-100",
+    model: str = models.EMBEDDED,
+    length: int = 2048,
+    windows: int = 1000,
+    bos: int = -1,
+    dtype: str = "bfloat16",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Nats that a cache adds to log q(y|x) and to log q(y), for every window and split.
+
+    Parameters
+    ----------
+    name : of the result (see `l2m.results.recorded`); the others as in `l2m.experiments.measure.measure`,
+        whose scores of r = 2 are used if they are kept.
+
+    Returns
+    -------
+    `missed_table`.
+    """
+    params = {
+        **identity(corpus, model),
+        **{"length": length, "windows": windows, "ratio": 2, "largest_split": 0, "partners": 1},
+        **{"bos": bos, "dtype": dtype, "seed": seed},
+    }
+
+    def compute():
+        sample, scores, attrs = scored_windows(params, powers_of_two(length), 2)
+        table = missed_table(scores, sample.tokens)
+        table.attrs = attrs
+        return table
+
+    command = command_line("cache_model", missed_terms, name, params)
+    return recorded(name, params, compute, command=command)
+
+
+def missed_table(scores, tokens) -> pd.DataFrame:
+    """What the cache adds, window by window.
+
+    Parameters
+    ----------
+    scores : `l2m.language_models.scoring.Scores` of windows; `tokens` : (n, T), the windows.
+
+    Returns
+    -------
+    DataFrame `window, book, split, joint, marginal` (nats): what is gained on the ℓ tokens of Y
+    after X, with a cache of X and of Y so far, and without X, with a cache of Y so far.
+    """
+    n = len(tokens)
+    books = scores.books
+    after_x = cache_gain(scores.joint, tokens, books)
+    rows = []
+    for split in scores.splits:
+        y = slice(split, 2 * split)
+        alone = cache_gain(scores.marginal[split][:, :split], tokens[:, y], books)
+        row = {"window": np.arange(n), "book": books, "split": split}
+        rows.append(pd.DataFrame(row | {"joint": after_x[:, y].sum(1), "marginal": alone.sum(1)}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def cache_gain(log_q, tokens, groups) -> np.ndarray:
+    """log of (mixture of q and the cache) / q for each token (n, m), nats.
+
+    The weights are fitted by expectation–maximisation, one set for each octave of positions, on
+    half of the groups (books), and judged on the other half, both ways.
+    """
+    q = np.exp(np.asarray(log_q, np.float64))
+    parts = np.stack([q, *map(np.stack, zip(*map(repeats, tokens), strict=True))])
+    half = np.unique(groups, return_inverse=True)[1] % 2
+    gain = np.zeros_like(q)
+    octaves = [FROM * 2**k for k in range(32) if FROM * 2**k < q.shape[1]]
+    for first in octaves:
+        end = min(2 * first, q.shape[1])
+        some = parts[:, :, first:end]
+        for fold in (0, 1):
+            weights = mixture_weights(some[:, half != fold].reshape(len(parts), -1))
+            mixture = np.tensordot(weights, some[:, half == fold], 1)
+            gain[half == fold, first:end] = np.log(mixture / some[0, half == fold])
+    return gain
+
+
+def repeats(tokens) -> tuple[np.ndarray, np.ndarray]:
+    """Two caches' probabilities of each token of a sequence, from those before it.
+
+    The share of the token among all earlier ones, and among those that followed the earlier
+    occurrences of the token just before it (0 if there were none).
+    """
+    words, pairs, firsts = Counter(), Counter(), Counter()
+    word, pair = np.zeros(len(tokens)), np.zeros(len(tokens))
+    last = None
+    for t, token in enumerate(np.asarray(tokens).tolist()):
+        word[t] = words[token] / max(t, 1)
+        pair[t] = pairs[last, token] / max(firsts[last], 1)
+        words[token] += 1
+        if last is not None:
+            pairs[last, token] += 1
+            firsts[last] += 1
+        last = token
+    return word, pair
+
+
+def mixture_weights(probabilities, steps=50) -> np.ndarray:
+    """Weights of the likeliest mixture of k predictions: (k, n) probabilities → (k,)."""
+    weights = np.full(len(probabilities), 1 / len(probabilities))
+    for _ in range(steps):
+        share = weights[:, None] * probabilities
+        weights = (share / share.sum(0)).mean(1)
+    return weights
+
+
+def show_gains(table):
+    """Print what the cache adds, in nats, by split."""
+    print(table.groupby("split")[["joint", "marginal"]].mean().round(2).to_string())
+
+
+if __name__ == "__main__":
+    sys.exit(run("cache_model", missed_terms, show_gains))

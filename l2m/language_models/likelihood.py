@@ -1,0 +1,206 @@
+"""Log-likelihoods of token sequences under a causal language model, three exact ways.
+
+    packed   one pass over a packed sequence (`l2m.language_models.packing`): attention models
+    prefix   the window in pieces, its cache copied at each split: recurrent and hybrid models
+    whole    every sequence from its beginning: any causal model
+
+All three read the model's last hidden states and turn them into log-probabilities of the target
+tokens in chunks, so logits of shape [batch, tokens, vocabulary] never exist; the softmax is taken
+in fp32.
+"""
+
+import copy
+from itertools import pairwise
+
+import numpy as np
+
+from l2m.language_models.packing import PackedAttention, compiled, continuation_length
+
+LOGITS_BYTES = 1 << 29  # of fp32 logits at a time; a copy of them may live beside
+
+
+def packed(model, windows, partners, splits, ratio, bos, attention: PackedAttention) -> dict:
+    """All log-likelihoods of a batch in one packed pass.
+
+    Parameters
+    ----------
+    windows : LongTensor of shape (b, T); `partners` : LongTensor of shape (k, b, T).
+
+    Returns
+    -------
+    dict of float32 tensors: `("joint",)` (b, T), `("marginal", ℓ)` and `("shuffled", ℓ, k)` (b, m).
+    """
+    import torch
+
+    start = torch.full_like(windows[:, :1], bos)
+    row = torch.cat([start, windows, *partners], 1)
+    layout = attention.layout
+    positions = torch.as_tensor(layout.positions, device=row.device)[None]
+    with attention.installed(model):
+        hidden = hidden_states(model, row[:, layout.inputs], position_ids=positions)
+    values = log_likelihood(model, hidden[:, layout.sources], row[:, layout.targets])
+    return {key: values[:, where] for key, where in layout.outputs.items()}
+
+
+def prefix(model, windows, partners, splits, ratio, bos, attention=None) -> dict:
+    """The same, feeding the window piece by piece and copying the model's cache at each split."""
+    import torch
+
+    start = torch.full_like(windows[:, :1], bos)
+    length = windows.shape[1]
+    row, out, hidden, cache = torch.cat([start, windows], 1), {}, [], None
+    edges = [0, *[split + 1 for split in splits], length]
+    for (begin, end), split in zip(pairwise(edges), [*splits, None], strict=True):
+        if end > begin:
+            piece, cache = hidden_states(model, row[:, begin:end], cache=cache or True)
+            hidden.append(piece)
+        for k, partner in enumerate(partners if split is not None else ()):
+            m = continuation_length(length, split, ratio)
+            tokens, last = partner[:, split : split + m], hidden[-1][:, -1:]
+            if m > 1:
+                branch, _ = hidden_states(model, tokens[:, :-1], cache=copy.deepcopy(cache))
+                last = torch.cat([last, branch], 1)
+            out["shuffled", split, k] = log_likelihood(model, last, tokens)
+    out["joint",] = log_likelihood(model, torch.cat(hidden, 1), windows)
+    for split in splits:
+        m = continuation_length(length, split, ratio)
+        out["marginal", split] = sequences(model, windows[:, split : split + m], bos)
+    return out
+
+
+def whole(model, windows, partners, splits, ratio, bos, attention=None) -> dict:
+    """The same, every sequence from its beginning (no longer than needed)."""
+    import torch
+
+    length = windows.shape[1]
+    out = {("joint",): sequences(model, windows, bos)}
+    for split in splits:
+        m = continuation_length(length, split, ratio)
+        out["marginal", split] = sequences(model, windows[:, split : split + m], bos)
+        for k, partner in enumerate(partners):
+            swapped = torch.cat([windows[:, :split], partner[:, split : split + m]], 1)
+            out["shuffled", split, k] = sequences(model, swapped, bos)[:, split:]
+    return out
+
+
+def sequences(model, tokens, bos):
+    """log q(w_t | BOS, w_<t) of `tokens` (b, t): a float32 tensor (b, t), nats."""
+    import torch
+
+    start = torch.full_like(tokens[:, :1], bos)
+    hidden = hidden_states(model, torch.cat([start, tokens[:, :-1]], 1))
+    return log_likelihood(model, hidden, tokens)
+
+
+def hidden_states(model, tokens, cache=None, position_ids=None):
+    """Last hidden states (b, t, width) of the model's body; with `cache`, also the new cache.
+
+    `cache=True` starts one. Positions continue those of the cache.
+    """
+    options = {} if position_ids is None else {"position_ids": position_ids}
+    if cache is None:
+        return body(model)(input_ids=tokens, use_cache=False, **options).last_hidden_state
+    name = "cache_params" if "cache_params" in _parameters(body(model)) else "past_key_values"
+    if cache is not True:
+        options[name] = cache
+    out = body(model)(input_ids=tokens, use_cache=True, **options)
+    return out.last_hidden_state, getattr(out, name)
+
+
+def log_likelihood(model, hidden, targets):
+    """log q(target | hidden) (b, t): a float32 tensor, nats; logits in chunks, softmax in fp32."""
+    import torch
+
+    head = model.get_output_embeddings()
+    flat = hidden.reshape(-1, hidden.shape[-1]).to(head.weight.device)  # of a sharded model
+    if head.weight.dtype in (torch.bfloat16, torch.float16, torch.float32):
+        flat = flat.to(head.weight.dtype)  # a Mamba's last norm is in fp32
+    wanted = targets.reshape(-1).to(flat.device)
+    chunk = max(1, LOGITS_BYTES // (4 * head.weight.shape[0]))
+    out = torch.empty(len(flat), dtype=torch.float32, device=flat.device)
+    pick = compiled(_pick) if flat.is_cuda else _pick
+    for i in range(0, len(flat), chunk):
+        logits = _logits(model, head, flat[i : i + chunk])
+        out[i : i + chunk] = pick(logits, wanted[i : i + chunk])
+    return out.view(targets.shape)
+
+
+def _pick(logits, wanted):
+    return logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(1)
+
+
+def _logits(model, head, hidden):
+    """fp32 logits (t, vocabulary), with the scalings and caps some families put after the head."""
+    import torch
+
+    reduced = hidden.dtype in (torch.bfloat16, torch.float16)
+    whole = not hasattr(head.weight, "to_local")  # no tensor-parallel part
+    if hidden.is_cuda and reduced and whole and head.bias is None:
+        # fp32 out of the matrix units: logits rounded to bf16 would be off by up to 0.06 nats
+        logits = torch.mm(hidden, head.weight.T, out_dtype=torch.float32)
+    else:
+        logits = head(hidden).float()
+    config = model.config.get_text_config()
+    for name, inverse in (
+        ("logit_scale", False),
+        ("lm_head_multiplier", False),
+        ("logits_scaling", True),
+    ):
+        if (scale := getattr(config, name, None)) is not None:
+            logits = logits / scale if inverse else logits * scale
+    for name in ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap"):
+        if (cap := getattr(config, name, None)) is not None:
+            logits = cap * torch.tanh(logits / cap)
+    return logits
+
+
+def body(model):
+    """The model without its output head."""
+    inner = model.base_model
+    if inner is model:  # a class whose own name for it is not the one it was given
+        inner = model.model
+    return getattr(inner, "language_model", inner)
+
+
+def _parameters(module):
+    import inspect
+
+    return inspect.signature(module.forward).parameters
+
+
+def disagreement(model, values: dict, windows, partners, bos) -> float:
+    """Largest difference, nats a token, from whole passes through the model's own forward.
+
+    Each value of a batch is compared with an unpacked sequence scored by `model(...)` itself, head
+    and all, at positions few enough that the logits stay within `LOGITS_BYTES`. In bf16 and fp16
+    single tokens differ by rounding alone; there it is the mean difference, of the kind of value
+    (joint, marginal, shuffled) that has the largest.
+    """
+    import torch
+
+    start = torch.full_like(windows[:, :1], bos)
+    budget = LOGITS_BYTES // (4 * len(windows) * model.get_output_embeddings().weight.shape[0])
+    differences: dict[str, list] = {}
+    for key, got in values.items():
+        m = got.shape[1]
+        if key[0] == "joint":
+            tokens = windows
+        elif key[0] == "marginal":
+            tokens = windows[:, key[1] : key[1] + m]
+        else:
+            partner = partners[key[2]][:, key[1] : key[1] + m]
+            tokens = torch.cat([windows[:, : key[1]], partner], 1)
+        first = tokens.shape[1] - m
+        at = np.unique(np.linspace(first, tokens.shape[1] - 1, max(1, min(m, budget))).astype(int))
+        at = torch.as_tensor(at, device=tokens.device)
+        inputs = torch.cat([start, tokens[:, :-1]], 1)
+        if "logits_to_keep" in _parameters(model):
+            logits = model(inputs, use_cache=False, logits_to_keep=at).logits
+        else:
+            logits = model(inputs, use_cache=False).logits[:, at]
+        expected = logits.float().log_softmax(-1).gather(2, tokens[:, at, None])[..., 0]
+        difference = (expected - got[:, at - first]).abs().flatten()
+        differences.setdefault(key[0], []).append(difference)
+    exact = next(model.parameters()).dtype in (torch.float32, torch.float64)
+    summary = torch.max if exact else torch.mean
+    return max(float(summary(torch.cat(parts))) for parts in differences.values())

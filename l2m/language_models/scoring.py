@@ -1,0 +1,330 @@
+"""Score windows of text with a language model at every split: what both estimators of I_BP need.
+
+A window W_{1:T} is cut at each split ℓ into X = W_{1:ℓ} and Y = W_{ℓ+1:rℓ}. Three log-likelihoods
+are wanted of every token of Y (Eqs. 6 and 7 of {cite:t}`chen2025l2m`): after X (`joint`), after BOS
+alone (`marginal`), and, for the continuation Y' of a *partner* window, after X (`shuffled`).
+
+`score` gets them from one packed pass a window (`l2m.language_models.packing`), or from the best exact way that the
+model allows (`l2m.language_models.likelihood`). `score_whole` is the naive twin, for any density whatever.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from l2m.language_models import likelihood
+from l2m.language_models.packing import PackedAttention, continuation_length, layout, packed_attention
+
+COMPILE_FROM = 1 << 26  # packed tokens; compiling layers takes as long as 2^25 of them without
+TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "bfloat16": 0.05, "float16": 0.01}  # nats a token
+
+
+@dataclass
+class Scores:
+    """Log-likelihoods (nats, float32) of n windows of T tokens, with m = min((ratio−1)·ℓ, T−ℓ).
+
+    Attributes
+    ----------
+    joint : (n, T), log q(w_t | BOS, w_<t).
+    marginal : for every split ℓ, (n, m): log q(w_{ℓ+j} | BOS, w_{ℓ+1} … w_{ℓ+j−1}).
+    shuffled : for every split ℓ, (n, m), or (k, n, m) with k partners a window: the partner's
+        continuation after the own first ℓ tokens.
+    partners : (n,) or (k, n), the index of the window whose continuation was borrowed.
+    ratio : r = L/ℓ at most; every smaller one can be read from the same numbers.
+    groups : (n,) or None, the book of each window.
+    """
+
+    joint: np.ndarray
+    marginal: dict[int, np.ndarray]
+    shuffled: dict[int, np.ndarray]
+    partners: np.ndarray
+    ratio: int
+    groups: np.ndarray | None = None
+
+    @property
+    def splits(self) -> list[int]:
+        return sorted(self.marginal)
+
+    @property
+    def books(self) -> np.ndarray:
+        """(n,) the book of each window; each its own where there are no groups."""
+        return np.arange(len(self.joint)) if self.groups is None else np.asarray(self.groups)
+
+
+def powers_of_two(length: int, ratio: int = 2) -> list[int]:
+    """The paper's splits: ℓ = 2, 4, 8, … as long as ratio·ℓ ≤ length."""
+    return [2**k for k in range(1, length.bit_length()) if ratio * 2**k <= length]
+
+
+def partner_permutation(n: int, groups=None, k: int = 1, seed: int = 0) -> np.ndarray:
+    """Partners of n windows: k permutations (k, n), or (n,) for k = 1, never within a group.
+
+    A permutation gives every continuation exactly once, so that its own marginal can be subtracted
+    from both terms of vCLUB without moving the mean. Groups stand in a random order, one's windows
+    after the other's, and are shifted cyclically by at least the largest group.
+
+    Raises
+    ------
+    ValueError
+        If one group holds more than half of the windows, or there are fewer than k such shifts.
+    """
+    if k < 1:
+        raise ValueError(f"a window needs at least one partner, not {k}")
+    rng = np.random.default_rng(seed)
+    groups = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    order = rng.permutation(n)
+    shuffled = rng.permutation(n)  # neighbours on the shelf are alike: books in random order
+    order = order[np.argsort(shuffled[groups[order]], kind="stable")]
+    largest = np.unique(groups, return_counts=True)[1].max() if n else 0
+    shifts = np.arange(largest, n - largest + 1)
+    if len(shifts) < k:
+        raise ValueError(
+            f"{n} windows, {largest} of them from one book, do not give {k} partner(s) from other "
+            "books each: take windows from more books, or as many from each"
+        )
+    out = np.empty((k, n), dtype=np.int64)
+    for row, shift in zip(out, rng.choice(shifts, k, replace=False), strict=True):
+        row[order] = np.roll(order, -shift)
+    return out[0] if k == 1 else out
+
+
+def score_whole(log_prob, windows, splits, ratio=2, partners=None, groups=None) -> Scores:
+    """Score windows under any density, every sequence whole: the definition, and the naive twin.
+
+    Parameters
+    ----------
+    log_prob : callable, (n, t) tokens → (n, t) log-likelihood of each token given those before it
+        (and given BOS, if the density has one).
+    windows, splits, ratio, partners, groups : as in `score`.
+    """
+    windows, groups = _tokens_and_groups(windows, groups)
+    windows, splits, partners = _checked(windows, splits, ratio, partners, groups, 1, 0)
+    marginal, shuffled = {}, {}
+    for split in splits:
+        end = split + continuation_length(windows.shape[1], split, ratio)
+        marginal[split] = np.asarray(log_prob(windows[:, split:end]))
+        swapped = [
+            np.concatenate([windows[:, :split], windows[row, split:end]], 1)
+            for row in np.atleast_2d(partners)
+        ]
+        values = np.stack([np.asarray(log_prob(tokens))[:, split:] for tokens in swapped])
+        shuffled[split] = values if partners.ndim == 2 else values[0]
+    return Scores(np.asarray(log_prob(windows)), marginal, shuffled, partners, ratio, groups)
+
+
+def score(
+    model,
+    windows,
+    splits=None,
+    ratio=2,
+    partners=None,
+    bos_token_id=None,
+    *,
+    groups=None,
+    n_partners=1,
+    seed=0,
+    method="auto",
+    batch_size=None,
+    compile_layers=None,
+    check=2,
+    folder=None,
+    repair=False,
+    progress=True,
+) -> Scores:
+    """Log-likelihoods of windows under a causal language model, at every split.
+
+    Parameters
+    ----------
+    model : a causal model of transformers, in evaluation mode (`l2m.language_models.models.load_model`).
+    windows : (n, T) token ids without BOS, T at most the model's context; or `Corpus.windows`.
+    splits : ℓ's, each < T; by default 2, 4, 8, … with ratio·ℓ ≤ T.
+    ratio : r = L/ℓ; the continuation of split ℓ has (r−1)·ℓ tokens, cut at the window's end.
+    partners : (n,) or (k, n) window indices; by default `n_partners` permutations that never
+        stay within a group, drawn with `seed`.
+    bos_token_id : the token every sequence starts with; by default the model's own.
+    groups : (n,) book of each window; those of `Corpus.windows` by default.
+    method : "packed", "prefix", "whole" (`l2m.language_models.likelihood`), or "auto": the first that is exact.
+    batch_size : windows a pass; by default as many as suit the device.
+    compile_layers : on a GPU, compile the model's layers for this shape: a minute once, then half
+        as fast again. By default if there is enough to score that it pays.
+    check : windows of the first batch that are compared with whole passes; 0 for none.
+    folder : where finished shards are kept. A run that was killed goes on from there; under
+        `torchrun` the processes share the shards among them.
+    repair : recompute damaged shards of `folder` instead of refusing them.
+
+    Raises
+    ------
+    ValueError
+        If a window exceeds the model's context, a token the vocabulary, a split the window.
+    RuntimeError
+        If no way agrees with whole passes, or a shard is damaged, or another run uses the folder.
+    """
+    import torch
+    from tqdm.auto import tqdm
+
+    from l2m.language_models.shards import Shards
+
+    windows, groups = _tokens_and_groups(windows, groups)
+    windows, splits, partners = _checked(
+        windows, splits, ratio, partners, groups, n_partners, seed, model
+    )
+    bos = _bos(model, bos_token_id)
+    n, length = windows.shape
+    device = model.get_input_embeddings().weight.device
+    shape = length, tuple(splits), ratio, len(np.atleast_2d(partners))
+    packed_length = layout(*shape).length
+    if compile_layers is None:
+        compile_layers = n * packed_length >= COMPILE_FROM
+    attention = packed_attention(*shape, compile_layers and PackedAttention.takes_flex(device))
+    if batch_size is None:
+        batch_size = max(1, (1 << (17 if device.type == "cuda" else 13)) // packed_length)
+    batch_size = min(batch_size, n)
+    tokens = torch.as_tensor(windows)
+
+    def batch(way, rows):
+        wanted = len(rows)
+        if device.type == "cuda":  # one shape for all batches, so that layers compile once
+            rows = np.resize(rows, batch_size)
+        own = tokens[rows].to(device)
+        others = torch.stack([tokens[row[rows]] for row in np.atleast_2d(partners)]).to(device)
+        try:
+            values = way(model, own, others, splits, ratio, bos, attention)
+        except torch.OutOfMemoryError as error:
+            raise torch.OutOfMemoryError(
+                f"{len(rows)} windows of {packed_length} packed tokens exceed the GPU's memory: "
+                f"pass batch_size={max(1, len(rows) // 2)}"
+            ) from error
+        values = {key: x[:wanted] for key, x in values.items()}
+        return values, own[:wanted], others[:, :wanted]
+
+    with torch.inference_mode():
+        settings = {
+            "windows": windows,
+            "partners": partners,
+            "splits": splits,
+            "ratio": ratio,
+            "bos_token_id": bos,
+            "method": method,
+            "batch_size": batch_size,
+            "compile_layers": attention.compile_layers,
+            "device": device.type,
+        }
+        with Shards(folder, model, settings, size=4 * batch_size, repair=repair) as shards:
+            missing = shards.missing()
+            if missing:  # nothing is left to check of a finished folder
+                way = _exact_way(model, method, batch, np.arange(min(check, batch_size, n)), bos)
+            bar = tqdm(total=n, initial=shards.done, unit="window", disable=not progress)
+            for number, rows in missing.items():
+                parts = []
+                for i in range(0, len(rows), batch_size):
+                    values, *_ = batch(way, rows[i : i + batch_size])
+                    parts.append({key: x.float().cpu().numpy() for key, x in values.items()})
+                    bar.update(len(rows[i : i + batch_size]))
+                scored = {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
+                shards.write(number, scored)
+            bar.close()
+            values = shards.merged()
+    shuffled = {
+        split: np.stack([values["shuffled", split, k] for k in range(len(np.atleast_2d(partners)))])
+        for split in splits
+    }
+    return Scores(
+        values["joint",],
+        {split: values["marginal", split] for split in splits},
+        shuffled if partners.ndim == 2 else {split: x[0] for split, x in shuffled.items()},
+        partners,
+        ratio,
+        groups,
+    )
+
+
+def _exact_way(model, method, batch, rows, bos):
+    """The named way, or the first of packed, prefix, whole that agrees with whole passes."""
+    import warnings
+
+    import torch
+
+    ways = [likelihood.packed, likelihood.prefix, likelihood.whole]
+    if method != "auto":
+        ways = [way for way in ways if way.__name__ == method]
+        if not ways:
+            raise ValueError(f"unknown method {method!r}: 'packed', 'prefix', 'whole' or 'auto'")
+    elif getattr(model, "_is_stateful", False) or not model._supports_attention_backend:
+        ways = ways[1:]  # a recurrent state cannot be packed, nor attention that we cannot replace
+    if not len(rows):  # prefix reuse is not taken unchecked, unless it was asked for
+        return ways[-1] if method == "auto" and ways[0] is likelihood.prefix else ways[0]
+    tolerance = TOLERANCE[str(model.dtype).removeprefix("torch.")]
+    for way in ways:
+        try:
+            difference = likelihood.disagreement(model, *batch(way, rows), bos)
+            problem = f"differs from whole passes by {difference:.2g} nats a token"
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
+            difference, problem = np.inf, f"failed ({error})"
+        if difference <= tolerance:
+            return way
+        if way is not ways[-1]:
+            warnings.warn(f"{way.__name__} scoring {problem}; trying another way", stacklevel=3)
+    cure = "report this model family"
+    if method != "auto":
+        cure = f"pass method='auto' to let another way be tried, or {cure}"
+    raise RuntimeError(
+        f"{way.__name__} scoring of {type(model).__name__} {problem}, more than {tolerance}: {cure}"
+    )
+
+
+def _tokens_and_groups(windows, groups):
+    """Unpack `l2m.text.corpora.Windows`, which know their books."""
+    if hasattr(windows, "groups"):
+        groups = windows.groups if groups is None else groups
+        windows = windows.tokens
+    return windows, groups
+
+
+def _checked(windows, splits, ratio, partners, groups, n_partners, seed, model=None):
+    windows = np.asarray(windows)
+    if windows.ndim != 2 or windows.size == 0 or not np.issubdtype(windows.dtype, np.integer):
+        raise ValueError(f"windows must be integers of shape (n, T), not {windows.shape}")
+    n, length = windows.shape
+    if model is not None:
+        config = model.config.get_text_config()
+        context = getattr(config, "max_position_embeddings", None)
+        if context is not None and length > context:
+            raise ValueError(
+                f"windows of {length} tokens exceed the model's context of {context}: "
+                f"take windows of at most {context}, or another model"
+            )
+        if windows.min() < 0 or windows.max() >= config.vocab_size:
+            raise ValueError(
+                f"token ids run from {windows.min()} to {windows.max()}, the model's vocabulary "
+                f"from 0 to {config.vocab_size - 1}: use the model's own tokenizer"
+            )
+    if ratio != int(ratio) or ratio < 2:
+        raise ValueError(f"ratio must be an integer of at least 2, not {ratio}")
+    splits = powers_of_two(length, ratio) if splits is None else sorted({int(s) for s in splits})
+    if not splits:
+        raise ValueError(
+            f"there is no split to score: windows of {length} tokens are too short for ℓ = 2 and "
+            f"L = {2 * ratio}, or the largest split is below 2"
+        )
+    if splits[0] < 1 or splits[-1] >= length:
+        raise ValueError(f"splits must lie between 1 and {length - 1}, not {splits}")
+    if groups is not None and len(groups) != n:
+        raise ValueError(f"{n} windows but {len(groups)} groups: give each window its book")
+    if partners is None:
+        partners = partner_permutation(n, groups, n_partners, seed)
+    partners = np.asarray(partners)
+    if partners.shape[-1:] != (n,) or partners.min() < 0 or partners.max() >= n:
+        raise ValueError(f"partners must be indices below {n} of shape ({n},) or (k, {n})")
+    return windows.astype(np.int64), splits, partners
+
+
+def _bos(model, bos_token_id):
+    config = model.config.get_text_config()
+    bos = config.bos_token_id if bos_token_id is None else bos_token_id
+    if bos is None:
+        raise ValueError("the model names no BOS token: pass bos_token_id=… (often its EOS token)")
+    if not 0 <= bos < config.vocab_size:
+        raise ValueError(f"the BOS token is from 0 to {config.vocab_size - 1}, not {bos}")
+    return int(bos)

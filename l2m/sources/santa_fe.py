@@ -1,0 +1,144 @@
+"""The Santa Fe source: a text that states facts, so that its past informs its future for ever.
+
+After Dębowski (2011): a token names a fact k and tells its binary value z, ``token = 2k + z``.
+Facts come up independently with Zipf's probabilities p_k ∝ k^(-1/β), so that n tokens know about
+n^β facts: I_BP ~ L^β, Hilberg's law. In the variant with a `decay` the values also flip, fact k
+with probability μ_k a step, the rare facts the more slowly: I_TP(d) ~ d^(-α) while I_BP ~ L^β
+still, two exponents that can be chosen apart, as in language.
+"""
+
+import numpy as np
+from scipy.special import xlogy
+
+from l2m.sources.markov import check_split
+
+
+class SantaFeSource:
+    """Facts with Zipf-distributed indices, told again and again. Stationary.
+
+    Parameters
+    ----------
+    facts : int
+        K >= 2, the number of facts; the vocabulary has 2K tokens. I_BP saturates once L ~ K^(1/β).
+    exponent : float
+        β in (0, 1).
+    decay : float, optional
+        α in (0, 2 - β]; None keeps the facts fixed, as in the original: then I_TP is a constant.
+    rate : float
+        In (0, 1]; μ_k = (rate/2) p_k^γ with γ = (2 - β)/α, which gives I_TP its exponent α.
+
+    Attributes
+    ----------
+    probability, flip : arrays (K,)
+        p_k and μ_k.
+    """
+
+    def __init__(self, facts, exponent, decay=None, rate=1.0):
+        if facts < 2:
+            raise ValueError(f"facts must be at least 2, not {facts}.")
+        if not 0 < exponent < 1:
+            raise ValueError(f"exponent must lie between 0 and 1, not {exponent}.")
+        if decay is not None and not 0 < decay <= 2 - exponent:
+            raise ValueError(f"decay must be above 0 and at most {2 - exponent:g}, not {decay}.")
+        if not 0 < rate <= 1:
+            raise ValueError(f"rate must be above 0 and at most 1, not {rate}.")
+        weight = np.arange(1, facts + 1) ** (-1 / exponent)
+        self.vocab_size = 2 * facts
+        self.probability = weight / weight.sum()
+        self.flip = np.zeros(facts)
+        if decay is not None:
+            self.flip = rate / 2 * self.probability ** ((2 - exponent) / decay)
+
+    def change(self, fact, gap):
+        """(1 - (1 - 2μ_k)^gap)/2, the probability that a value differs `gap` tokens later."""
+        return -np.expm1(gap * np.log1p(-2 * self.flip[fact])) / 2
+
+    def sample(self, n, length, rng):
+        """n windows, int64 (n, length)."""
+        fact = rng.choice(len(self.probability), size=(n, length), p=self.probability)
+        order, gap = _by_fact(fact)
+        sorted_fact = np.take_along_axis(fact, order, axis=1)
+        change = np.where(gap == 0, 0.5, self.change(sorted_fact, gap))
+        sorted_value = (rng.random((n, length)) < change).cumsum(axis=1) % 2
+        value = np.empty_like(fact)
+        np.put_along_axis(value, order, sorted_value, axis=1)
+        return 2 * fact + value
+
+    def recall(self, tokens):
+        """What the past says of each token, three arrays (n, T).
+
+        Returns
+        -------
+        fact : which fact k the token tells.
+        gap : how many tokens ago it was last told, 0 if never.
+        same : whether it was told with the same value (False if never told).
+        """
+        tokens = np.asarray(tokens)
+        fact = tokens // 2
+        order, sorted_gap = _by_fact(fact)
+        value = np.take_along_axis(tokens % 2, order, axis=1)
+        sorted_same = (sorted_gap > 0) & (np.diff(value, axis=1, prepend=0) == 0)
+        gap, same = np.empty_like(sorted_gap), np.empty_like(sorted_same)
+        np.put_along_axis(gap, order, sorted_gap, axis=1)
+        np.put_along_axis(same, order, sorted_same, axis=1)
+        return fact, gap, same
+
+    def log_prob(self, tokens, start=0):
+        """Per-token log-likelihoods (n, T): ln p_k, plus that of the value given its last telling.
+
+        Given the past, a fact's value depends on its last telling only, and on how long ago.
+        """
+        fact, gap, same = self.recall(tokens)
+        change = np.where(gap == 0, 0.5, self.change(fact, gap))
+        with np.errstate(divide="ignore"):
+            return np.log(self.probability[fact] * np.where(same, 1 - change, change))
+
+    def bipartite_mi(self, split, length):
+        """Sum over facts of what its last telling in X says of its first telling in Y."""
+        return self._over_facts(split, length, _binary_mi)
+
+    def vclub_mi(self, split, length):
+        """The limit of the vCLUB estimator (Eq. 7) with q = p: I_BP plus the lautum information.
+
+        Infinite where facts never change, for a shuffled continuation then contradicts its past.
+        """
+        return self._over_facts(split, length, _binary_vclub)
+
+    def two_point_mi(self, d):
+        """Σ_k p_k² I(z_k now; z_k d steps on)."""
+        fact = np.arange(len(self.probability))
+        return float(self.probability**2 @ _binary_mi(self.change(fact, d)))
+
+    def _over_facts(self, split, length, information):
+        """Σ_k Σ_gap P(last telling in X and first in Y lie `gap` apart) information(change).
+
+        The last telling is a tokens before the border and the first b tokens after it, with
+        probability p(1-p)^(a-1) p(1-p)^(b-1); gap = a + b - 1 has `ways` such pairs.
+        """
+        check_split(split, length)
+        gap = np.arange(1, length)
+        ways = np.minimum(np.minimum(gap, length - gap), min(split, length - split))
+        total = 0.0
+        for fact, p in enumerate(self.probability):
+            pairs = p**2 * ways * (1 - p) ** (gap - 1)
+            total += pairs @ information(self.change(fact, gap))
+        return float(total)
+
+
+def _by_fact(fact):
+    """Positions sorted by fact, then time, and the gap to the previous telling (0 if none)."""
+    order = np.argsort(fact, axis=1, kind="stable")
+    sorted_fact = np.take_along_axis(fact, order, axis=1)
+    again = np.diff(sorted_fact, axis=1, prepend=-1) == 0
+    return order, np.where(again, np.diff(order, axis=1, prepend=0), 0)
+
+
+def _binary_mi(change):
+    """MI in nats of two fair bits that differ with probability `change`."""
+    return np.log(2) + xlogy(change, change) + xlogy(1 - change, 1 - change)
+
+
+def _binary_vclub(change):
+    """E_joint ln p(y|x) - E_product ln p(y|x) of two such bits."""
+    with np.errstate(divide="ignore"):
+        return (0.5 - change) * np.log((1 - change) / change)

@@ -1,0 +1,259 @@
+"""Books → documents, token arrays, and windows that start at a paragraph.
+
+A corpus is a table with the columns `short_book_title, author, publication_date, language, url,
+text`, one row a document, paragraphs separated by a blank line. By name:
+
+- `kjv` is embedded: the King James Bible, 66 books, a paragraph a chapter;
+- `english-novels-100`, `eltec-eng`, `eltec-deu`, `eltec-fra` are read from the folder named by the
+  environment variable `L2M_CORPORA`, else rebuilt from their public archives;
+- `pg19` and `wikipedia` are streamed from the Hugging Face Hub at a pinned revision;
+- anything else is a `.txt` or `.parquet` file, or a folder of them.
+"""
+
+import itertools
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from l2m.files import digest, sha256
+from l2m.text.archives import (
+    ARCHIVES,
+    HUB,
+    KJV_TEXTS,
+    archive_table,
+    complete,
+    fingerprint_texts,
+    hub_documents,
+    king_james,
+)
+from l2m.text.token_files import TokenFile, tokenised
+from l2m.text.windows import Windows, draw_windows
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents and what identifies them: `fingerprint` is the sha256 of the texts, in order."""
+
+    name: str
+    table: pd.DataFrame
+    fingerprint: str
+
+    @property
+    def texts(self) -> list[str]:
+        """The documents, paragraphs separated by a blank line."""
+        return self.table["text"].tolist()
+
+    @property
+    def titles(self) -> list[str]:
+        """Short titles of the documents."""
+        return self.table["short_book_title"].tolist()
+
+    def tokens(self, tokenizer) -> list[np.ndarray]:
+        """Token ids of every document, without special tokens.
+
+        Parameters
+        ----------
+        tokenizer : a `transformers` tokenizer.
+
+        Returns
+        -------
+        One read-only array a document, uint16 if the vocabulary allows, else uint32: slices of a
+        memory-mapped file of the cache folder, made on the first call.
+        """
+        about = [[self.name, self.fingerprint, self.titles, self.table["author"].tolist()]]
+        return tokenised(_books(self.name, self.table), tokenizer, about).documents()
+
+    def windows(self, tokenizer, length: int, n: int, seed: int = 0) -> Windows:
+        """Windows that start at a paragraph, from as many books as possible.
+
+        Books are visited in turn, in an order drawn anew each round; windows of one book do not
+        overlap. The first windows of a larger `n` are those of a smaller one. If there is one book
+        only, a warning says so, and each window counts as a book of its own.
+
+        Parameters
+        ----------
+        tokenizer : a fast `transformers` tokenizer (it must tell which characters a token covers).
+        length : tokens a window.
+        n : number of windows.
+
+        Raises
+        ------
+        ValueError
+            If the corpus does not hold `n` such windows (the message says how many it does), or
+            `length` or `n` is not positive.
+        """
+        if length < 1 or n < 1:
+            raise ValueError(f"Windows need length ≥ 1 and n ≥ 1, not {length} and {n}.")
+        found = draw_windows(self.texts, tokenizer, length, n, seed)
+        if len(found.tokens) < n:
+            raise ValueError(
+                f"{self.name} holds {len(found.tokens)} windows of {length} tokens that start at a "
+                f"paragraph and do not overlap, not {n}: ask for fewer or shorter ones."
+            )
+        if len(self.table) == 1:
+            warnings.warn(
+                f"{self.name} is one document: each of its windows counts as a book, so partners "
+                "come from the same text, and intervals do not know how texts differ",
+                stacklevel=2,
+            )
+            return Windows(found.tokens, np.arange(n), found.starts)
+        return found
+
+
+def load_corpus(name_or_path: str | Path, limit: int | None = None) -> Corpus:
+    """A corpus by name, or from a `.txt` or `.parquet` file or a folder of them.
+
+    Parameters
+    ----------
+    name_or_path : see the top of this module. A `.txt` file is one document; a `.parquet` file
+        needs a column `text`, a row being a document.
+    limit : first documents to keep; all of them if None (PG19: 28,602 books, 11 GB of text).
+
+    Raises
+    ------
+    FileNotFoundError
+        No such corpus, or its package is not installed.
+    ConnectionError
+        It has to come from the network, which is not there.
+    ValueError
+        A file is empty, not UTF-8, has no column `text`, or is not the one that was pinned.
+    """
+    name = str(name_or_path)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is a number of documents, at least 1, not {limit}.")
+    if name in HUB:
+        rows = itertools.islice(hub_documents(name), limit)
+        table, texts = complete(pd.DataFrame(rows)), fingerprint(name)
+    elif name == "kjv":
+        table, texts = king_james(), KJV_TEXTS
+    elif name in ARCHIVES:
+        table, texts = archive_table(name)
+    else:
+        table = _read_path(Path(name))
+        texts = fingerprint_texts(table["text"])
+    if limit is not None:
+        table = table.head(limit)
+        texts = f"{texts}[:{limit}]"
+    return Corpus(name, table, texts)
+
+
+def fingerprint(name_or_path: str | Path, limit: int | None = None) -> str:
+    """What identifies the texts of a corpus, for known names without reading them.
+
+    The sha256 of the texts; for a Hub id its pinned revision; with a `limit`, that too.
+    """
+    name = str(name_or_path)
+    known = {"kjv": KJV_TEXTS} | {key: archive.texts for key, archive in ARCHIVES.items()}
+    known |= {key: f"{hub['path']}@{hub['revision']}" for key, hub in HUB.items()}
+    if name not in known:
+        return load_corpus(name, limit).fingerprint
+    return known[name] if limit is None else f"{known[name]}[:{limit}]"
+
+
+def token_file(names, tokenizer, limit: int | None = None) -> TokenFile:
+    """Open the token file of some corpora in the cache folder; make it first if there is none.
+
+    Parameters
+    ----------
+    names : corpora in order: names or paths, as `load_corpus` takes them. Those of the Hub are
+        streamed, and folders are read file by file: a corpus need not fit into memory.
+    tokenizer : a fast `transformers` tokenizer.
+    limit : first books of each corpus to keep; all when None.
+
+    Raises
+    ------
+    FileNotFoundError, ConnectionError, ValueError
+        As `load_corpus` raises them; ValueError also for a slow tokenizer, or one without a token
+        that could begin a sequence.
+    RuntimeError
+        If the file is damaged, or another process is making it.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError("this is no fast tokenizer: it cannot say where paragraphs start")
+    about = [[str(name), _identity(name), limit] for name in names]
+    file = tokenised(_documents(names, limit), tokenizer, about)
+    if file.bos_token_id is None:
+        raise ValueError("the tokenizer names no token that could begin a sequence")
+    return file
+
+
+def _documents(names, limit) -> Iterator[tuple[dict, str]]:
+    """Yield (what it is, text) of every book, corpus after corpus, never a whole one at once."""
+    for name in map(str, names):
+        if name in HUB:
+            tables = (complete(pd.DataFrame([row])) for row in hub_documents(name))
+        elif Path(name).is_dir():
+            tables = (_read_file(file) for file in text_files(name))
+        else:
+            tables = iter([load_corpus(name).table])
+        books = (book for table in tables for book in _books(name, table))
+        yield from itertools.islice(books, limit)
+
+
+def _books(name, table) -> Iterator[tuple[dict, str]]:
+    for book in table.itertuples():
+        about = {"corpus": name, "title": str(book.short_book_title), "author": str(book.author)}
+        yield about, book.text
+
+
+def _identity(name) -> str:
+    """What identifies a corpus, titles included, without keeping it in memory."""
+    if Path(name).exists():
+        root = Path(name)
+        return digest([[str(file.relative_to(root)), sha256(file)] for file in text_files(root)])
+    return fingerprint(name)
+
+
+def _read_path(path: Path) -> pd.DataFrame:
+    if not path.exists():
+        names = ", ".join(["kjv", *ARCHIVES, *HUB])
+        raise FileNotFoundError(
+            f"There is no corpus, file or folder {str(path)!r}: give the path of a .txt or "
+            f".parquet file or of a folder of them, or one of {names}."
+        )
+    return pd.concat([_read_file(file) for file in text_files(path)], ignore_index=True)
+
+
+def text_files(path: str | Path) -> list[Path]:
+    """The `.txt` and `.parquet` files of a folder, sorted by path; or the one that is named.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are none.
+    """
+    path = Path(path)
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    files = [file for file in files if file.suffix in (".txt", ".parquet")]
+    if not files:
+        raise FileNotFoundError(f"{path} holds no .txt or .parquet file.")
+    return files
+
+
+def _read_file(file: Path) -> pd.DataFrame:
+    if file.suffix == ".parquet":
+        try:
+            table = pd.read_parquet(file)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file} is no parquet file: {error}") from error
+        if "text" not in table:
+            raise ValueError(f"{file} has no column 'text', only {', '.join(map(str, table))}.")
+    else:
+        try:
+            text = file.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file} is not UTF-8 ({error}): convert it.") from error
+        table = pd.DataFrame({"short_book_title": [file.stem], "text": [text]})
+    empty = [
+        row
+        for row, text in enumerate(table["text"])
+        if not (isinstance(text, str) and text.strip())
+    ]
+    if empty or table.empty:
+        where = "" if file.suffix == ".txt" or table.empty else f" in row {empty[0]}"
+        raise ValueError(f"{file} is empty{where}: a document needs text.")
+    return complete(table)

@@ -1,0 +1,92 @@
+"""Sequences of books to train on: cut anew every epoch, each from a paragraph on."""
+
+import numpy as np
+
+from l2m.text.token_files import TokenFile
+
+
+class Sequences:
+    """Sequences of L tokens of some books, in the order of any number of epochs.
+
+    Every epoch cuts each book anew into sequences that start at a paragraph, and shuffles them. The
+    first one starts at a random paragraph, the next ones at the first or second paragraph after an
+    end, by chance: taking always the first, cuts that begin apart would soon run together. What
+    lies between is left out, and so are the ends of books.
+
+    Parameters
+    ----------
+    file : token file.
+    length : L, tokens a sequence.
+    seed : of cuts and order.
+    books : indices of the books; all when None.
+
+    Raises
+    ------
+    ValueError
+        If no book holds such a sequence.
+    """
+
+    def __init__(self, file: TokenFile, length: int, seed: int = 0, books=None):
+        self.file, self.length, self.seed = file, length, seed
+        self.books = np.arange(len(file.books)) if books is None else np.asarray(books)
+        self._paragraphs = {book: file.paragraphs_of(book) for book in self.books}
+        self._ends = [0]  # sequences of the first epochs together
+        self._epochs: dict[int, np.ndarray] = {}
+        if not len(self.cut(0)[0]):
+            raise ValueError(f"no book has {length} tokens from a paragraph on: train on shorter")
+
+    def cut(self, epoch: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """First token and book of the sequences of one cut, in the books' order.
+
+        With None nothing is left to chance: every sequence starts as early as it can.
+        """
+        rng = None if epoch is None else np.random.default_rng([self.seed, epoch])
+        starts, owner = [], []
+        for book in self.books:
+            paragraphs = self._paragraphs[book]
+            last = self.file.books.at[book, "end"] - self.length
+            paragraphs = paragraphs[paragraphs <= last]
+            if not len(paragraphs):
+                continue
+            early = np.searchsorted(paragraphs, paragraphs[0] + self.length)
+            i = 0 if rng is None else rng.integers(early)
+            while i < len(paragraphs):
+                starts.append(paragraphs[i])
+                owner.append(book)
+                i = np.searchsorted(paragraphs, paragraphs[i] + self.length)
+                i += 0 if rng is None else rng.integers(2)
+        return np.array(starts, np.int64), np.array(owner, np.int64)
+
+    def read(self, starts) -> np.ndarray:
+        """The sequences that begin at these tokens of the file: int64 (n, L)."""
+        rows = [self.file.tokens[start : start + self.length] for start in starts]
+        return np.stack(rows).astype(np.int64)
+
+    def numbered(self, numbers) -> np.ndarray:
+        """The sequences of these numbers, counted from 0 over all epochs: int64 (n, L)."""
+        return self.read([self._start(number) for number in numbers])
+
+    def epoch(self, number: int) -> int:
+        """The epoch, from 0, in which the sequence of this number comes."""
+        while number >= self._ends[-1]:
+            self._ends.append(self._ends[-1] + len(self._order(len(self._ends) - 1)))
+        return int(np.searchsorted(self._ends, number, side="right")) - 1
+
+    def epochs(self, tokens: int) -> float:
+        """How many epochs so many tokens are."""
+        number = tokens // self.length
+        epoch = self.epoch(number)
+        first, end = self._ends[epoch : epoch + 2]
+        return epoch + (number - first) / (end - first)
+
+    def _start(self, number: int) -> int:
+        epoch = self.epoch(number)
+        return self._order(epoch)[number - self._ends[epoch]]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """First tokens of the sequences of an epoch, shuffled."""
+        if epoch not in self._epochs:
+            rng = np.random.default_rng([self.seed, epoch, 1])
+            self._epochs = dict(list(self._epochs.items())[-1:])  # a batch spans two at most
+            self._epochs[epoch] = rng.permutation(self.cut(epoch)[0])
+        return self._epochs[epoch]

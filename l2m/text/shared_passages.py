@@ -1,0 +1,76 @@
+"""What two sides of a split have in common, word for word: a held-out book must not be read before.
+
+Every run of tokens of one book is looked for in the others by a hash of its own, of which one in a
+few is kept, the same ones in all books.
+"""
+
+import numpy as np
+import pandas as pd
+
+from l2m.text.token_files import TokenFile
+
+SHINGLE = 50  # tokens that are no coincidence when two books have them in a row
+SAMPLED = 8  # one in so many shingles is compared, the same ones in all books
+TOLERATED = 0.01  # share of a held-out book's shingles that a training book may have
+
+
+def overlaps(file: TokenFile, training, held_out) -> pd.DataFrame:
+    """What held-out books have in common with training books, word for word.
+
+    Returns
+    -------
+    DataFrame `held_out, training, share`: titles, and the share of the held-out book's runs of
+    `SHINGLE` tokens that the training book has too; pairs that have any, the largest first. One
+    run in `SAMPLED` is looked at.
+    """
+    weight = np.random.default_rng(0).integers(0, 2**64, file.vocabulary, np.uint64)
+    own = [_shingles(file, book, weight) for book in held_out]
+    shingles, first = np.unique(np.concatenate(own), return_index=True)
+    owner = np.repeat(np.arange(len(own)), list(map(len, own)))[first]
+    rows = []
+    for book in training:
+        found = np.isin(shingles, _shingles(file, book, weight), assume_unique=True)
+        common = np.bincount(owner[found], minlength=len(own))
+        for i in np.flatnonzero(common):
+            titles = file.books["title"][[held_out[i], book]]
+            rows.append([*titles, common[i] / len(own[i])])
+    table = pd.DataFrame(rows, columns=["held_out", "training", "share"])
+    return table.sort_values("share", ascending=False, ignore_index=True)
+
+
+def require_apart(file: TokenFile, training, held_out) -> pd.DataFrame:
+    """`overlaps`, and an error if a held-out book is partly in the training books.
+
+    Raises
+    ------
+    ValueError
+        Naming the books of which more than `TOLERATED` is the same.
+    """
+    table = overlaps(file, training, held_out)
+    same = table[table["share"] > TOLERATED]
+    if len(same):
+        pairs = [f"{a!r} has {share:.0%} in {b!r}" for a, b, share in same.head(5).values]
+        raise ValueError(
+            f"{len(same)} pairs of a held-out and a training book have text in common "
+            f"({'; '.join(pairs)}): exclude one of each (`Experiment.exclude`), or split with "
+            "another seed"
+        )
+    return table
+
+
+def _shingles(file: TokenFile, book: int, weight: np.ndarray) -> np.ndarray:
+    """Hashes of the sampled runs of tokens of a book: unique, uint64.
+
+    Σ_j weight(w_{i+j})·B^j modulo 2^64, from differences of sums from the beginning.
+    """
+    start, end = file.books.loc[book, ["start", "end"]]
+    if end - start < SHINGLE:
+        return np.empty(0, np.uint64)
+    base = 0x9E3779B97F4A7C15  # odd, so that it has an inverse
+    step = np.full(end - start + 1, base, np.uint64)
+    back = np.full(end - start + 1, pow(base, -1, 2**64), np.uint64)
+    step[0] = back[0] = 1
+    total = np.zeros(end - start + 1, np.uint64)
+    np.cumsum(weight[file.tokens[start:end]] * np.cumprod(step)[:-1], out=total[1:])
+    hashes = (total[SHINGLE:] - total[:-SHINGLE]) * np.cumprod(back)[: len(total) - SHINGLE]
+    return np.unique(hashes[hashes >> np.uint64(40) < 2**24 // SAMPLED])

@@ -1,0 +1,242 @@
+"""Documents tokenised once: a folder of token ids that any number of runs map into memory.
+
+    tokens.bin       ids of all documents, one after the other; uint16 if the vocabulary allows
+    paragraphs.bin   int64, the tokens at which paragraphs start, counted from the first of all
+    manifest.json    what was tokenised with what, the documents, the sha256 of the other two
+
+It is made under another name and renamed when it is complete. A run that was killed while making it
+goes on after the last document that it had finished.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from l2m.files import cache_dir, digest, held, sha256, write_atomic
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """A token file that is there, checked against its sha256 when it is opened (`open_tokens`)."""
+
+    folder: Path
+    manifest: dict
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """(n,) ids of all documents, memory-mapped."""
+        return _mapped(self.folder / "tokens.bin", self.manifest["dtype"])
+
+    @cached_property
+    def paragraphs(self) -> np.ndarray:
+        """(p,) int64, memory-mapped: the token at which each paragraph starts, increasing."""
+        return _mapped(self.folder / "paragraphs.bin", np.int64)
+
+    @cached_property
+    def books(self) -> pd.DataFrame:
+        """One row a document: `corpus, title, author, start, end` (tokens of the file)."""
+        return pd.DataFrame(self.manifest["books"])
+
+    @property
+    def sha256(self) -> str:
+        """Of the ids."""
+        return self.manifest["sha256"]["tokens.bin"]
+
+    @property
+    def vocab_size(self) -> int:
+        """M, the number of token ids, rounded up to a multiple of 128 (what GPUs like)."""
+        return -(-self.manifest["vocabulary"] // 128) * 128
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """Token put in front of every sequence: the tokenizer's separator of documents."""
+        return self.manifest["bos"]
+
+    def documents(self) -> list[np.ndarray]:
+        """The ids of each document, slices of `tokens`."""
+        return np.split(self.tokens, self.books["end"].to_numpy()[:-1])
+
+    def paragraphs_of(self, book: int) -> np.ndarray:
+        """The tokens of the file at which the paragraphs of a book start."""
+        first, last = np.searchsorted(self.paragraphs, self.books.loc[book, ["start", "end"]])
+        return np.asarray(self.paragraphs[first:last])
+
+    def held_out(self, n: int, seed: int = 0, exclude=()) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the books to train on and of the `n` ones that are kept from it.
+
+        A book's place in the draw depends on the seed, its author and title alone, so a larger
+        corpus, or another order, keeps most of the choice.
+
+        Parameters
+        ----------
+        exclude : titles of books that are used for neither.
+
+        Raises
+        ------
+        ValueError
+            If nothing is left to train on, or a title is not there.
+        """
+        titles = self.books["title"]
+        if unknown := set(exclude) - set(titles):
+            raise ValueError(f"no book to exclude is called {', '.join(sorted(unknown))}")
+        keys = [
+            hashlib.sha256(f"{seed}|{author}|{title}".encode()).hexdigest()
+            for author, title in zip(self.books["author"], titles, strict=True)
+        ]
+        order = [i for i in np.argsort(keys, kind="stable") if titles[i] not in exclude]
+        if not 0 < n < len(order):
+            raise ValueError(
+                f"{n} books cannot be held out of {len(order)}: at least one must be, and one must "
+                "be left to train on"
+            )
+        return np.sort(order[n:]), np.sort(order[:n])
+
+
+def tokenised(documents: Iterable, tokenizer, about) -> TokenFile:
+    """Open the token file of some documents in the cache folder; make it first if there is none.
+
+    Parameters
+    ----------
+    documents : of (`{"corpus", "title", "author"}`, text); read only if the file is not there.
+    tokenizer : of `transformers`; of one that is not fast, paragraphs are not known.
+    about : what identifies the documents, as JSON has it.
+
+    Raises
+    ------
+    RuntimeError
+        If the file is damaged, or another process is making it.
+    """
+    about = {"tokenizer": tokenizer_key(tokenizer), "corpora": about}
+    folder = cache_dir() / "tokens" / digest(about)[:16]
+    if not folder.exists():
+        with held(folder):
+            if not folder.exists():
+                _make(folder, documents, tokenizer, about)
+    return open_tokens(folder)
+
+
+def open_tokens(folder: str | Path) -> TokenFile:
+    """Open a token file and check it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    RuntimeError
+        If it is not what its manifest says.
+    """
+    folder = Path(folder)
+    if not (folder / "manifest.json").exists():
+        raise FileNotFoundError(f"{folder} is no token file: it has no manifest.json")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    for name, expected in manifest["sha256"].items():
+        if not (folder / name).exists() or sha256(folder / name) != expected:
+            raise RuntimeError(
+                f"{folder / name} is damaged (its sha256 is not the manifest's): remove {folder} "
+                "to have it made again"
+            )
+    return TokenFile(folder, manifest)
+
+
+def tokenizer_key(tokenizer) -> str:
+    """sha256 of what a tokenizer does: its whole specification where it has one."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return digest(backend.to_str() if backend else tokenizer.get_vocab())
+
+
+def paragraph_starts(text: str) -> np.ndarray:
+    """The characters at which the paragraphs of a text start, the first at 0."""
+    return np.array([0, *(match.end() for match in re.finditer(r"\n{2,}", text))])
+
+
+def _make(folder: Path, documents, tokenizer, about) -> None:
+    """Tokenise into `<folder>.partial`, going on where an earlier process was stopped; rename."""
+    from tqdm import tqdm
+
+    partial = folder.with_suffix(".partial")
+    partial.mkdir(exist_ok=True)
+    dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
+    journal = partial / "books.jsonl"
+    books = _journal(journal)
+    end, n = (books[-1]["end"], books[-1]["paragraphs"]) if books else (0, 0)
+    rest = itertools.islice(documents, len(books), None)
+    bar = tqdm(_encoded(rest, tokenizer), "tokens", len(books), unit="book", delay=5)
+    with (
+        _appending(partial / "tokens.bin", end * dtype.itemsize) as tokens,
+        _appending(partial / "paragraphs.bin", n * 8) as paragraphs,
+        open(journal, "a", encoding="utf-8") as lines,
+    ):
+        for about_book, ids, starts in bar:
+            tokens.write(np.asarray(ids, dtype).tobytes())
+            paragraphs.write(np.asarray(starts + end, np.int64).tobytes())
+            tokens.flush()
+            paragraphs.flush()
+            n += len(starts)
+            books.append(about_book | {"start": end, "end": end + len(ids), "paragraphs": n})
+            end += len(ids)
+            lines.write(json.dumps(books[-1]) + "\n")  # after what it speaks of
+            lines.flush()
+    manifest = about | {"dtype": dtype.name, "vocabulary": len(tokenizer), "bos": _bos(tokenizer)}
+    files = ("tokens.bin", "paragraphs.bin")
+    manifest |= {"sha256": {name: sha256(partial / name) for name in files}, "books": books}
+    write_atomic(partial / "manifest.json", json.dumps(manifest, ensure_ascii=False, indent=1))
+    journal.unlink()
+    os.rename(partial, folder)
+
+
+def _mapped(path: Path, dtype) -> np.ndarray:
+    return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
+
+
+def _journal(path: Path) -> list[dict]:
+    """The documents that are finished, and a journal of these alone."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    lines = [line for line in lines if line.endswith("\n")]  # the last may be cut
+    write_atomic(path, "".join(lines))
+    return [json.loads(line) for line in lines]
+
+
+def _appending(path: Path, size: int):
+    """Open a file for writing after its first `size` bytes."""
+    path.touch()
+    os.truncate(path, size)
+    return open(path, "ab")
+
+
+def _encoded(documents, tokenizer):
+    """Yield of every document what it is, its ids (n,), the tokens at which paragraphs start."""
+    size = max(8, os.cpu_count() or 1)  # a fast tokenizer takes a batch on all cores
+    documents = iter(documents)
+    while batch := list(itertools.islice(documents, size)):
+        texts = [text for _, text in batch]
+        options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+        encoded = tokenizer(texts, **options)
+        for row, (about, text) in enumerate(batch):
+            at = _paragraphs(text, encoded.encodings[row]) if encoded.encodings else np.empty(0)
+            yield about, encoded["input_ids"][row], at
+
+
+def _paragraphs(text, encoding):
+    """The tokens at which a text's paragraphs start, where one does start there."""
+    first = np.array(encoding.offsets, np.int64).reshape(-1, 2)[:, 0]
+    chars = paragraph_starts(text)
+    at = np.searchsorted(first, chars)
+    inside = at < len(first)
+    at, chars = at[inside], chars[inside]
+    return at[first[at] == chars]  # none within a token
+
+
+def _bos(tokenizer) -> int | None:
+    """The token between documents where the vocabulary names one, else BOS, else EOS."""
+    separator = tokenizer.get_vocab().get("<|endoftext|>")
+    candidates = (separator, tokenizer.bos_token_id, tokenizer.eos_token_id)
+    return next((int(token) for token in candidates if token is not None), None)

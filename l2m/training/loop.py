@@ -1,0 +1,286 @@
+"""One training loop for every experiment: AdamW, warm-up and cosine, checkpoints, resume.
+
+What is trained on is a *task*, any object with
+
+    length                            L, tokens a sequence
+    batch(step, size, rows, device)   tensors of the sequences `rows` (a slice) of the `size` ones
+                                      of a step; a pure function of the task's seed and the step
+    loss(model, *batch)               scalar, mean over sequences and positions, in nats
+    values(model, *batch)             (B, L), the same position by position
+
+Since a batch follows from its step, a run resumes anywhere, and processes of `torchrun` share it.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import time
+from contextlib import nullcontext
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from l2m.training.acceleration import attention_kernels, graphed, prepare
+from l2m.training.checkpoints import load_latest, save
+from l2m.language_models.models import default_device, require_kernels
+from l2m.training.throughput import flops_per_token, metrics, peak_flops, progress_bar, state
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How to train; the seeds are `build_model`'s, of the weights, and the task's, of the data.
+
+    Attributes
+    ----------
+    steps, batch_size : optimiser steps, and sequences a step (all processes together).
+    peak_rate, warmup : the learning rate rises linearly for `warmup` steps to `peak_rate`, then
+        falls to zero as a cosine.
+    weight_decay, clip, betas : of AdamW (matrices alone decay); largest norm of the gradient.
+    accumulate : parts that a step's batch is processed in.
+    precision : "bf16" (autocast: matrix products in bf16, weights and losses in fp32) or "fp32".
+    compile : compile the layers (`torch.compile`).
+    graph : replay each step as one CUDA graph; for small models, whose time is launches.
+    log_every, save_every : steps between rows of the table, and between checkpoints (0: the end).
+    """
+
+    steps: int
+    batch_size: int
+    peak_rate: float = 6e-4
+    warmup: int = 100
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    accumulate: int = 1
+    precision: str = "bf16"
+    compile: bool = False
+    graph: bool = False
+    log_every: int = 10
+    save_every: int = 0
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        done = max(0, step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.peak_rate * rise * (1 + math.cos(math.pi * done)) / 2
+
+
+def train(
+    model,
+    task,
+    config: Training,
+    folder=None,
+    device=None,
+    progress=True,
+    *,
+    deadline=math.inf,
+    watch=None,
+    watch_every=100,
+) -> pd.DataFrame:
+    """Train `model` in place, from the folder's last checkpoint if there is one.
+
+    Under `torchrun` the processes share each step's batch (DistributedDataParallel).
+
+    Parameters
+    ----------
+    model : of `l2m.language_models.models.build_model`.
+    task : see the module's text.
+    folder : where checkpoints go; none are written when None.
+    device : a GPU if there is one when None.
+    deadline : seconds after which training stops at a checkpoint, to go on when called again (a
+        single process only).
+    watch : function of the model, asked every `watch_every` steps; a held-out loss, say.
+
+    Returns
+    -------
+    DataFrame `step, tokens, loss, rate, gradient_norm, seconds, watched`: loss in nats, the mean
+    since the row before; `watched` is NaN where nothing was asked. `attrs`: device, tokens,
+    tokens_per_second, model_flops_share (None off the data sheets of `l2m.training.throughput`).
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If a Mamba is to train on a GPU without its kernels.
+    RuntimeError
+        If the folder holds another run's checkpoints, or the loss stops being a number.
+    ValueError
+        If the batch does not divide among processes and parts.
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = torch.device(device or default_device())
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    share = config.batch_size // (world * config.accumulate)
+    if share * world * config.accumulate != config.batch_size:
+        raise ValueError(
+            f"a batch of {config.batch_size} sequences does not divide among {world} process(es) × "
+            f"accumulate={config.accumulate}"
+        )
+    if config.graph and (world > 1 or device.type != "cuda"):
+        raise ValueError("graph=True needs one process and a GPU")
+    if device.type == "cuda":
+        require_kernels(model)
+    model.to(device).train()
+    prepare(model, config.compile)
+    objective = _Objective(model, task)
+    if world > 1:
+        objective = _distributed(objective, device)
+    optimiser = _optimiser(model, config, device)
+    about = {"config": dataclasses.asdict(config), "model": model.config.to_diff_dict()}
+    about = json.loads(json.dumps(about, default=str))
+    start, rows = load_latest(folder, model, optimiser, about) if folder else (0, [])
+
+    def step_on(batches):
+        total = 0.0
+        for i, batch in enumerate(batches):
+            last = i == len(batches) - 1
+            with nullcontext() if last or world == 1 else objective.no_sync():
+                with autocast(device, config.precision), attention_kernels(device):
+                    loss = objective(*batch) / config.accumulate
+                loss.backward()
+            total = total + loss.detach()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        optimiser.step()
+        return total, norm
+
+    def batches(step):
+        offset = rank * share * config.accumulate
+        parts = [
+            slice(offset + i * share, offset + (i + 1) * share) for i in range(config.accumulate)
+        ]
+        return [task.batch(step, config.batch_size, part, device) for part in parts]
+
+    def eager(step):
+        optimiser.zero_grad(set_to_none=True)
+        return step_on(batches(step))
+
+    advance = eager
+    if config.graph and start < config.steps:
+        advance = graphed(step_on, batches, optimiser, start)
+    tokens = config.batch_size * task.length
+    flops = flops_per_token(model, task.length)
+    peak = peak_flops(device) * world
+    losses, clock = [], time.perf_counter()
+    until = clock + deadline
+    bar = progress_bar(config.steps * tokens, start * tokens, progress and rank == 0)
+    for step in range(start, config.steps):
+        for group in optimiser.param_groups:
+            _set_rate(group, config.rate(step))
+        loss, norm = advance(step)
+        losses.append(loss.clone())
+        bar.update(tokens)
+        done = step + 1
+        late = world == 1 and time.perf_counter() > until
+        saving = late or done == config.steps or _due(done, config.save_every)
+        watching = watch is not None and (done == config.steps or _due(done, watch_every))
+        if saving or watching or _due(done, config.log_every):
+            value = _mean(losses, world)
+            if not math.isfinite(value):
+                raise RuntimeError(
+                    f"the loss is {value} at step {done}: lower peak_rate={config.peak_rate}"
+                )
+            seconds = time.perf_counter() - clock
+            rows.append([done, done * tokens, value, config.rate(step), float(norm), seconds])
+            rows[-1].append(float(watch(model)) if watching else None)
+            bar.set_postfix_str(state(value, len(losses) * tokens / seconds * flops, peak))
+            if saving and folder and rank == 0:
+                save(folder, done, rows, model, optimiser, about)
+            losses, clock = [], time.perf_counter()
+        if late:
+            break
+    bar.close()
+    return metrics(rows, device, flops, peak)
+
+
+@torch.inference_mode()
+def evaluate_positions(model, task, batches, precision="bf16") -> np.ndarray:
+    """The task's loss at every position, in nats: float64 (n, L) over all sequences of `batches`.
+
+    Parameters
+    ----------
+    batches : iterable of tuples of tensors on the model's device, as the task's `batch` gives.
+    """
+    out = []
+    for batch in batches:
+        device = batch[0].device
+        eager = torch.compiler.set_stance("force_eager")  # compiling again would take longer
+        with eager, autocast(device, precision), attention_kernels(device):
+            out.append(task.values(model, *batch).double().cpu().numpy())
+    return np.concatenate(out)
+
+
+def autocast(device, precision: str):
+    """The context of "bf16" or "fp32" arithmetic."""
+    if precision not in ("bf16", "fp32"):
+        raise ValueError(f"precision is 'bf16' or 'fp32', not {precision!r}")
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+
+
+class _Objective(nn.Module):
+    """The loss as a module, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, model, task):
+        super().__init__()
+        self.model, self.loss = model, task.loss
+
+    def forward(self, *batch):
+        return self.loss(self.model, *batch)
+
+
+def _distributed(objective, device):
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    ids = [device.index] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(
+        objective, device_ids=ids, gradient_as_bucket_view=True
+    )
+
+
+def _optimiser(model, config, device):
+    """AdamW with its state made now, so that graphs and checkpoints find it."""
+    named = dict(model.named_parameters())
+    kept = [n for n, p in named.items() if p.ndim < 2 or n.endswith("A_log")]
+    groups = [
+        {"params": [p for n, p in named.items() if n not in kept]},
+        {"params": [named[n] for n in kept], "weight_decay": 0.0},
+    ]
+    cuda = device.type == "cuda"
+    rate = torch.tensor(config.peak_rate, device=device) if cuda else config.peak_rate
+    optimiser = torch.optim.AdamW(
+        groups,
+        lr=rate,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=True,
+        capturable=cuda,
+    )
+    for parameter in named.values():
+        optimiser.state[parameter] = {
+            "step": torch.zeros((), device=device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimiser
+
+
+def _due(done, every):
+    return bool(every) and done % every == 0
+
+
+def _set_rate(group, rate):
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
+def _mean(losses, world):
+    mean = torch.stack(losses).mean()
+    if world > 1:
+        torch.distributed.all_reduce(mean)
+        mean /= world
+    return float(mean)

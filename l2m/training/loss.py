@@ -1,0 +1,109 @@
+"""The loss of a language model without its logits.
+
+The logits of a batch are its largest tensor by far: 32,768 tokens of 49,152 logits take 6.4 GB in
+fp32, and softmax and its gradient read them several times. Here logits exist for one chunk of
+tokens at a time, and the chunk's gradients are taken while they exist, so that nothing is computed
+twice. Products are taken in the dtype of autocast, the softmax in fp32, gradients are summed in
+fp32.
+"""
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from l2m.training.acceleration import autocast_dtype
+from l2m.language_models.packing import compiled
+from l2m.language_models.networks import run_backbone
+
+CHUNK_BYTES = 1 << 32  # of a chunk's logits in fp32; they live in the dtype of the products
+
+
+def token_loss(model, tokens, bos: int):
+    """Mean loss of a language model on tokens (B, L), BOS in front: fp32 scalar, nats."""
+    hidden, weight = _last_hidden(model, tokens, bos)
+    return linear_cross_entropy(hidden, weight, tokens.flatten())
+
+
+def token_values(model, tokens, bos: int):
+    """Loss of every token, fp32 (B, L), in nats; see `token_loss`."""
+    hidden, weight = _last_hidden(model, tokens, bos)
+    return token_losses(hidden, weight, tokens.flatten()).view(tokens.shape)
+
+
+def _last_hidden(model, tokens, bos):
+    inputs = torch.cat([torch.full_like(tokens[:, :1], bos), tokens[:, :-1]], 1)
+    hidden = run_backbone(model.base_model, input_ids=inputs)
+    return hidden.flatten(0, 1), model.get_output_embeddings().weight
+
+
+def linear_cross_entropy(hidden, weight, targets):
+    """Mean of -log softmax(hidden · weightᵀ)[targets], in nats, differentiable.
+
+    Parameters
+    ----------
+    hidden : (N, width), last hidden states.
+    weight : (M, width), output embeddings.
+    targets : (N,) token ids.
+
+    Returns
+    -------
+    fp32 scalar.
+    """
+    return _LinearCrossEntropy.apply(hidden, weight, targets)
+
+
+@torch.no_grad()
+def token_losses(hidden, weight, targets):
+    """-log softmax(hidden · weightᵀ)[targets] of every token: fp32 (N,), not differentiable."""
+    hidden, weight = _cast(hidden, weight)
+    chunks = zip(*(x.split(_rows(weight)) for x in (hidden, targets)), strict=True)
+    return torch.cat(
+        [cross_entropy((h @ weight.T).float(), t, reduction="none") for h, t in chunks]
+    )
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, targets):
+        ctx.dtypes = hidden.dtype, weight.dtype
+        hidden, weight = _cast(hidden, weight)
+        loss = torch.zeros((), device=hidden.device)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        # compiled, it is two passes over the logits
+        softmax = compiled(_softmax) if hidden.is_cuda else _softmax
+        for start in range(0, len(targets), _rows(weight)):
+            part = slice(start, start + _rows(weight))
+            logits = hidden[part] @ weight.T
+            nll, grad_logits = softmax(logits, targets[part], 1 / len(targets))
+            loss += nll
+            torch.mm(grad_logits, weight, out=grad_hidden[part])
+            grad_weight += grad_logits.T @ hidden[part]
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return (grad_hidden * grad).to(ctx.dtypes[0]), (grad_weight * grad).to(ctx.dtypes[1]), None
+
+
+def _softmax(logits, targets, scale: float):
+    """Sum of the chunk's losses and their gradient in the logits, both times `scale`."""
+    wide = logits.float()
+    log_norm = wide.logsumexp(-1, keepdim=True)
+    nll = (log_norm[:, 0] - wide.gather(1, targets[:, None])[:, 0]).sum() * scale
+    hot = torch.arange(wide.shape[1], device=wide.device) == targets[:, None]
+    grad = ((wide - log_norm).exp() - hot.float()) * scale
+    return nll, grad.to(logits.dtype)
+
+
+def _cast(hidden, weight):
+    """Both in the dtype of autocast if that is on, else in that of `hidden`."""
+    dtype = autocast_dtype(hidden)
+    return hidden.detach().to(dtype), weight.detach().to(dtype)
+
+
+def _rows(weight):
+    """Tokens a chunk: a power of two, so that most batches split evenly."""
+    rows = CHUNK_BYTES // (4 * weight.shape[0])
+    return 1 << max(4, rows.bit_length() - 1)
