@@ -9,8 +9,8 @@ from pathlib import Path
 from l2m import __version__
 from l2m.chapters.contents import ChapterError, chapters, check, find_chapter
 from l2m.chapters.parameters import ParameterError
-from l2m.results import ROOT
 from l2m.chapters.run import plan, run_all
+from l2m.results import ROOT
 
 # Its module does nothing when it is run with -m.
 _JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"

@@ -9,9 +9,9 @@ paper's and those of chapter 3's longest curves.
 import json
 
 from l2m.information.bipartite import window_mi
+from l2m.information.scaling import bootstrap_power_law
 from l2m.memory.history_state import architectures, history_state
 from l2m.results import ROOT, provenance, recorded, write_atomic
-from l2m.information.scaling import bootstrap_power_law
 
 PATH = ROOT / "book" / "_static" / "history_state_models.js"
 CHECKED = (1, 1000, 1_048_576, 10**9)  # lengths at which the page checks itself

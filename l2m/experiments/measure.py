@@ -16,9 +16,9 @@ import pandas as pd
 from l2m.files import cache_dir, digest
 from l2m.information.bipartite import bipartite_mi, window_terms
 from l2m.information.resampling import clustered_stderr
-from l2m.language_models.word_cache import missed_table
 from l2m.language_models import models
 from l2m.language_models.scoring import powers_of_two, score
+from l2m.language_models.word_cache import missed_table
 from l2m.results import recorded
 from l2m.text.corpora import fingerprint, load_corpus
 

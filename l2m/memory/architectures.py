@@ -1,7 +1,7 @@
 """Which architecture keeps what of the past: the table behind `history_state`.
 
-Two small tables decide: families (which reader of `layer_memories` serves which model type), and what a
-layer type holds (all tokens, a window, a chunk; a recurrence). A model type that is in no family
+Two small tables decide: families (which reader of `layer_memories` serves which model type), and
+what a layer type holds (all tokens, a window, a chunk; a recurrence). A model type that is in no family
 is an error, never a guess.
 """
 

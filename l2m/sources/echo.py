@@ -34,7 +34,7 @@ class EchoSource:
         echo = (first + shift * (rng.random(first.shape) < self.noise)) % self.vocab_size
         return np.hstack([first, echo])
 
-    def log_prob(self, tokens):
+    def log_prob(self, tokens, start=0):
         """Per-token log-likelihoods (n, 2K) of whole windows."""
         first, echo = np.split(np.asarray(tokens), 2, axis=1)
         with np.errstate(divide="ignore"):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from l2m.memory.history_state import history_state_dim
 from l2m.language_models.models import SIZES, build_model, fingerprint
+from l2m.memory.history_state import history_state_dim
 
 
 @pytest.mark.parametrize(

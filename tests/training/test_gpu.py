@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from l2m.language_models.models import build_model
-from l2m.training.loss import token_values
 from l2m.training.loop import Training, evaluate_positions, train
+from l2m.training.loss import token_values
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 SIZES = {

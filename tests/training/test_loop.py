@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from l2m.training.throughput import flops_per_token
 
 from l2m.language_models import models
-from l2m.training.checkpoints import load_weights
 from l2m.language_models.models import build_model
-from l2m.training.throughput import flops_per_token
-from l2m.training.loss import token_loss, token_values
+from l2m.training.checkpoints import load_weights
 from l2m.training.loop import Training, evaluate_positions, train
+from l2m.training.loss import token_loss, token_values
 
 SIZES = {
     "gpt2": {"layers": 2, "width": 16},

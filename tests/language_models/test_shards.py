@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from test_scoring import assert_same, tiny
+from helpers import assert_same, tiny
 
 from l2m.language_models import shards
 from l2m.language_models.scoring import score
@@ -18,7 +18,7 @@ WORKER = """
 import os, signal, sys
 import numpy as np, torch
 sys.path.insert(0, {tests!r})
-from test_scoring import tiny
+from helpers import tiny
 from l2m.language_models import shards
 from l2m.language_models.scoring import score
 torch.set_num_threads(1)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from l2m.training.loop import mamba_mixer
 from l2m.language_models.models import build_model
-from l2m.training.selective_scan import selective_scan
+from l2m.training.loop import mamba_mixer
 from l2m.training.loss import token_loss
+from l2m.training.selective_scan import selective_scan
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
