@@ -123,6 +123,18 @@ def fingerprint(name: str = EMBEDDED) -> str:
     return digest.hexdigest() if files else f"hub:{name}"
 
 
+def weights_sha256(model) -> str:
+    """sha256 of all weights and buffers of a model that is loaded, byte for byte."""
+    import torch
+
+    total = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().to("cpu").contiguous()
+        total.update(f"{name} {tuple(flat.shape)} {flat.dtype} ".encode())
+        total.update(flat.view(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
 def _load(from_pretrained, name, **options):
     """Call `from_pretrained`, turning a missing model into one sentence that names the cure."""
     from safetensors import SafetensorError

@@ -7,6 +7,7 @@ What is trained on is a *task*, any object with
                                       of a step; a pure function of the task's seed and the step
     loss(model, *batch)               scalar, mean over sequences and positions, in nats
     values(model, *batch)             (B, L), the same position by position
+    about()                           what identifies its data, as JSON has it: kind, seed, hashes
 
 Since a batch follows from its step, a run resumes anywhere, and processes of `torchrun` share it.
 """
@@ -24,7 +25,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from l2m.language_models.models import default_device, device_name
+from l2m.language_models.models import default_device, device_name, weights_sha256
 from l2m.training.acceleration import (
     attention_kernels,
     flops_per_token,
@@ -136,8 +137,7 @@ def train(
     if world > 1:
         objective = _distributed(objective, device)
     optimiser = _optimiser(model, config, device)
-    about = {"config": dataclasses.asdict(config), "model": model.config.to_diff_dict()}
-    about = json.loads(json.dumps(about, default=str))
+    about = _identity(model, task, config) if folder else {}
     start, rows = load_latest(folder, model, optimiser, about) if folder else (0, [])
 
     def step_on(batches, update=True):
@@ -243,6 +243,18 @@ class _Objective(nn.Module):
 
     def forward(self, *batch):
         return self.loss(self.model, *batch)
+
+
+def _identity(model, task, config) -> dict:
+    """All that makes a run's numbers: settings, architecture, first weights, data."""
+    if not hasattr(task, "about"):
+        raise TypeError(
+            f"{type(task).__name__} cannot say what identifies its data: give it a method about() "
+            "that returns a dict (kind, seed, hashes), or train without a folder"
+        )
+    parts = {"config": dataclasses.asdict(config), "model": model.config.to_diff_dict()}
+    parts |= {"task": task.about(), "first weights": {"sha256": weights_sha256(model)}}
+    return json.loads(json.dumps(parts, default=str))
 
 
 def _distributed(objective, device):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import helpers
 import numpy as np
 import pytest
 import torch
@@ -48,7 +49,7 @@ def scored(windows, folder=None, **options):
 
 
 def work(folder, after=None, launcher=()):
-    code = WORKER.format(tests=os.path.dirname(__file__), folder=str(folder), after=after)
+    code = WORKER.format(tests=os.path.dirname(helpers.__file__), folder=str(folder), after=after)
     script = folder.parent / "work.py"
     script.write_text(code)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

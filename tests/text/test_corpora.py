@@ -198,15 +198,15 @@ def test_novels_are_rebuilt_from_their_archive(monkeypatch):
 def test_eltec_is_rebuilt_and_says_when_it_has_moved(monkeypatch):
     listed = json.loads((corpora.Path(archives.__file__).parent / "eltec.json").read_text())
     assert [len(listed[f"eltec-{code}"]) for code in ("eng", "deu", "fra")] == [88, 98, 100]
-    files = {f"ELTeC-fra-main/level1/{stem}.xml": TEI_BOOK for stem in listed["eltec-fra"]}
-    files["ELTeC-fra-main/level1/FRA99999_New.xml"] = TEI_BOOK
-    monkeypatch.setattr(archives, "_download", lambda name: zipped(files))
+    found = {f"ELTeC-fra-main/level1/{stem}.xml": TEI_BOOK for stem in listed["eltec-fra"]}
+    found["ELTeC-fra-main/level1/FRA99999_New.xml"] = TEI_BOOK
+    monkeypatch.setattr(archives, "_download", lambda name: zipped(found))
     with pytest.warns(UserWarning, match="other texts than the corpus of the recorded results"):
         french = load_corpus("eltec-fra")
     assert len(french.table) == 100 and set(french.texts) == {"I\n\nUn deux trois.\n\nVers"}
     assert french.table.iloc[0, :4].tolist() == ["Le Livre", "Auteur, Une", 1887, "fra"]
     assert french.fingerprint != fingerprint("eltec-fra")
-    del files["ELTeC-fra-main/level1/FRA00101_Adam.xml"]
+    del found["ELTeC-fra-main/level1/FRA00101_Adam.xml"]
     archives.write_atomic(files.cache_dir() / "corpora" / "eltec_fra.parquet", b"").unlink()
     with pytest.raises(ValueError, match="no longer has FRA00101_Adam"):
         load_corpus("eltec-fra")
