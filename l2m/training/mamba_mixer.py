@@ -24,7 +24,7 @@ class Mixer(MambaMixer):
     """
 
     def forward(self, hidden, cache_params=None, attention_mask=None, **options):
-        if cache_params is not None or not hidden.is_cuda:
+        if cache_params is not None or not _on_gpu(hidden):
             return super().forward(hidden, cache_params, attention_mask, **options)
         many = hidden.shape[0] * self.A_log.numel() >= MANY_STATES
         if MAMBA_SSM and not (many and torch.compiler.is_compiling()):
@@ -40,6 +40,10 @@ class Mixer(MambaMixer):
         delta = F.softplus(delta).to(z.dtype)
         y = selective_scan(u, delta, -self.A_log.float().exp(), B, C)
         return self.out_proj(((y + u * self.D) * F.silu(z)).to(z.dtype))
+
+
+def _on_gpu(tensor) -> bool:
+    return tensor.is_cuda
 
 
 @torch.compiler.disable

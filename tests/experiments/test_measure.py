@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import naive, tiny
 from l2m.experiments.context import past_terms
-from l2m.information.word_cache import missed_terms
+from l2m.language_models.word_cache import missed_terms
 
 from l2m.experiments import measure as module
 from l2m.experiments.measure import command_line, identity, measure

@@ -51,28 +51,21 @@ def test_half_precision_rounds_only_inputs_and_outputs():
 def test_a_mamba_with_our_mixer_is_the_one_of_transformers(monkeypatch):
     monkeypatch.setattr(mamba_mixer, "MAMBA_SSM", False)
     torch._dynamo.reset()
-    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)  # once for all layers
     tokens = torch.randint(1, 50, (1, 20), generator=torch.Generator().manual_seed(0)).to(DEVICE)
     model = build_model("mamba", vocab_size=50, length=64, layers=2, width=8, state=3).to(DEVICE)
     results, near = [], 3e-6 if DEVICE == "cpu" else 1e-3  # where it is compared with kernels
-    for change in (lambda layer: None, _mix, _compile):
-        for layer in model.backbone.layers:
-            change(layer)
-        model.zero_grad()
-        loss = token_loss(model, tokens, bos=0)
-        loss.backward()
-        results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
+    with monkeypatch.context() as patched, torch._dynamo.config.patch(error_on_recompile=True):
+        for ours, compiled in ((False, False), (True, False), (True, True)):
+            patched.setattr(mamba_mixer, "_on_gpu", lambda _, ours=ours: ours)
+            for layer in model.backbone.layers if compiled else ():  # once for all layers
+                layer.compile(backend="aot_eager", fullgraph=True)
+            model.zero_grad()
+            loss = token_loss(model, tokens, 0)
+            loss.backward()
+            results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
     for ours in results[1:]:
         for got, expected in zip(ours, results[0], strict=True):
             assert (got - expected).abs().max() < near * expected.abs().max()
-
-
-def _mix(layer):
-    layer.mixer.__class__ = mamba_mixer.Mixer
-
-
-def _compile(layer):
-    layer.compile(backend="aot_eager", fullgraph=True)
 
 
 def test_the_scan_asks_for_a_gpu(monkeypatch):
