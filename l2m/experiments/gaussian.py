@@ -6,6 +6,7 @@ conditional p(z_i | z_<i) from theirs; what differs is their history state.
 """
 
 import os
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import e, log, pi
 
@@ -28,6 +29,19 @@ def conditional_kl(mean, deviation, q_mean, q_deviation):
     """
     ratio = deviation / q_deviation
     return (ratio**2 + ((q_mean - mean) / q_deviation) ** 2 - 1) / 2 - ratio.log()
+
+
+@contextmanager
+def full_precision():
+    """Have matrix products in fp32, also where models are trained with products in TF32."""
+    import torch
+
+    usual = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(usual)
 
 
 class GaussianTask:
@@ -80,7 +94,8 @@ class GaussianTask:
         shape = (self.length, size, self.copies)
         noise = torch.randn(shape, generator=generator, device=device)[:, rows]
         triangle, deviation = self._factor(noise.device)
-        z = (triangle @ noise.flatten(1)).view_as(noise)
+        with full_precision():
+            z = (triangle @ noise.flatten(1)).view_as(noise)
         mean = z - deviation[:, None, None] * noise
         return z.transpose(0, 1).contiguous(), mean.transpose(0, 1).contiguous()
 
