@@ -125,6 +125,8 @@ class GaussianRun(Run):
     width: int = 256
     state: int | None = None
     window: int | None = None
+    positions: str | None = None
+    clock: bool = False
     seed: int = 0
     kind: str = "sub-volume"
     copies: int = 64
@@ -153,6 +155,8 @@ class GaussianRun(Run):
         parts = [self.family, f"{self.layers}x{self.width}"]
         parts += [f"state{self.state}"] if self.state else []
         parts += [f"window{self.window}"] if self.window else []
+        parts += [self.positions] if self.positions else []
+        parts += ["clock"] if self.clock else []
         parts += [self.kind] if self.kind != "sub-volume" else []
         return "-".join([*parts, f"L{self.length}", f"seed{self.seed}"])
 
@@ -169,8 +173,9 @@ class GaussianRun(Run):
         """The untrained network."""
         from l2m.training.networks import build_model
 
-        sizes = {key: getattr(self, key) for key in ("layers", "width", "state", "window", "seed")}
-        return build_model(self.family, dim=self.copies, length=self.length, **sizes)
+        named = ("length", "layers", "width", "state", "window", "positions", "clock", "seed")
+        sizes = {key: getattr(self, key) for key in named}
+        return build_model(self.family, dim=self.copies, **sizes)
 
     def train(self, deadline=float("inf"), progress=True, device=None):
         """Train and evaluate it.

@@ -18,10 +18,11 @@ to know the rows before m, before their last step, and the first j of the *six*
     Z_{m,1}, Z_{m,2}, Z_{m,3}, u', v', Z_{m+1,2}
 
 (Z_{m,1} and Z_{m-1,4} since of their pair both u' and v' are known). The next two of the six are
-z_i and z_{i+1}. So the distribution of (z_i, z_{i+1}) given z_<i follows from that of (a_m, a_{m+1}) given
-a_<m, of the copies one level below: pairs of neighbours suffice at every level, and a row costs the
-Cholesky factor of a 6×6 matrix. Any correlation is found by the same descent. One number more is
-imagined beyond either end, independent of all others, so that the ends are no special case.
+z_i and z_{i+1}. So what is known of (z_i, z_{i+1}) given z_<i follows from what is known of
+(a_m, a_{m+1}) given a_<m, of the copies one level below: pairs of neighbours suffice at every
+level, and a row costs the Cholesky factor of a 6×6 matrix. Any correlation is found by the same
+descent. One number more is imagined beyond either end, independent of all others, so that the ends
+are no special case.
 """
 
 from functools import cached_property
