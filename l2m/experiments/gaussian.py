@@ -116,7 +116,7 @@ class GaussianRun(Run):
     """One network, its data, and its budget.
 
     `state` is d_state of a Mamba, `window` that of a sliding-window GPT-2; `vectors` are those of
-    one step, `held_out` those that the trained network is evaluated on.
+    one step, `held_out` those that the trained network is evaluated on, in fp32.
     """
 
     family: str
@@ -131,9 +131,10 @@ class GaussianRun(Run):
     kind: str = "sub-volume"
     copies: int = 64
     steps: int = 8000
-    vectors: int = 4096
+    vectors: int = 16_384
     learning_rate: float = 1.5e-3
     warmup_steps: int = 400
+    precision: str = "fp32"
     held_out: int = 262_144
 
     chapter = "06_gaussian"
@@ -186,8 +187,9 @@ class GaussianRun(Run):
             ``curves`` (`step, loss, learning_rate`), ``positions`` (`first, last, kl, stderr,
             entropy` by block of positions, counted from 1) and ``runs``, one row: its fields,
             `parameters`, `dim_z` (the history state after L/2 vectors), `mi` (I_BP of the vectors'
-            halves, nats), `kl` and its `stderr` (mean over positions, nats per number), `entropy`,
-            `tokens`, `seconds`, `vectors_per_second`, `device`, `torch` (its version).
+            halves, nats), `kl` and its `stderr` (mean over positions, nats per number), the same
+            of the second half (`kl_late`, `stderr_late`), `entropy`, `tokens`, `seconds`,
+            `vectors_per_second`, `device`, `torch` (its version).
         """
         import torch
 
@@ -205,7 +207,8 @@ class GaussianRun(Run):
             batch_size=self.vectors // self.length,
             learning_rate=self.learning_rate,
             warmup_steps=self.warmup_steps,
-            precision="fp32",
+            precision=self.precision,
+            compile=device.type == "cuda",
             graph=device.type == "cuda",
         )
         curve = train(model, task, config, self.folder, device, progress, deadline=deadline)
@@ -215,12 +218,15 @@ class GaussianRun(Run):
         n = self.held_out // (size * self.length)
         batches = [task.held_out(i, size, device) for i in range(n)]
         kl = evaluate_positions(model, task, batches, precision="fp32")
+        late = kl[:, self.length // 2 :]
         row = asdict(self) | {
             "parameters": sum(p.numel() for p in model.parameters()),
             "dim_z": history_state_dim(model.config, self.length // 2),
             "mi": self.copies * task.family.bipartite_mi(self.length // 2),
             "kl": kl.mean(),
             "stderr": kl.mean(axis=1).std(ddof=1) / len(kl) ** 0.5,
+            "kl_late": late.mean(),
+            "stderr_late": late.mean(axis=1).std(ddof=1) / len(kl) ** 0.5,
             "entropy": task.entropy().mean(),
             "tokens": self.total_tokens,
             "seconds": curve["seconds"].sum(),

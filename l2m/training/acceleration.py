@@ -9,10 +9,12 @@ from contextlib import nullcontext
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
 from l2m.language_models.likelihood import body
 from l2m.language_models.models import device_name
 
+CAUSAL = "l2m_causal"
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, NVIDIA's data sheets
 
 # The fastest first; each does only some cases (no mask, half precision, …).
@@ -24,6 +26,22 @@ ATTENTION = (
 )
 
 
+def causal_attention(module, query, key, value, attention_mask, scaling=None, **_):
+    """Causal attention through torch, for transformers: no mask but the one of a window is made.
+
+    transformers makes one of L×L while a CUDA graph is captured, and compiled layers once more.
+    """
+    out = scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attention_mask,
+        is_causal=attention_mask is None,
+        scale=scaling,
+    )
+    return out.transpose(1, 2), None
+
+
 def attention_kernels(device):
     """The context in which attention takes the first of `ATTENTION` that can do it."""
     if torch.device(device).type != "cuda":
@@ -33,8 +51,13 @@ def attention_kernels(device):
 
 def prepare(model, compile_layers: bool) -> None:
     """Make a model fast on its device without changing its numbers; it must not use a cache."""
+    from transformers import AttentionInterface
+
     backbone = body(model)
     kind, cuda = backbone.config.model_type, next(model.parameters()).is_cuda
+    if kind in ("gpt2", "gpt_neox"):
+        AttentionInterface.register(CAUSAL, causal_attention)
+        backbone.set_attn_implementation(CAUSAL)
     for layer in backbone.h if kind == "gpt2" else backbone.layers:
         if kind in ("mamba", "mamba2") and cuda:
             layer.norm.register_forward_hook(_to_autocast)
