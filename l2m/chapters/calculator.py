@@ -1,17 +1,20 @@
-"""The data of the book's calculator page: ``python -m l2m.chapters.calculator`` writes it anew.
+"""The data of the book's calculator page, which runs in the browser without a server.
 
-The page runs in the browser, without a server. What it knows of the public models is generated from
-`l2m.memory.architectures`, so that page and library cannot differ; each model comes with a few values of
-its history state, by which the page checks its own arithmetic. The laws of the information are the
-paper's and those of chapter 3's longest curves.
+What the page knows of the public models is generated from `l2m.memory.architectures`, so that page
+and library cannot differ; each model comes with a few values of its history state, by which the
+page checks its own arithmetic. The laws of the information are the paper's and those of chapter 3's
+longest curves. `l2m build` writes the file anew.
 """
 
 import json
+from pathlib import Path
 
+from l2m.files import ROOT, write_atomic
 from l2m.information.bipartite import window_mi
-from l2m.memory.history_state import architectures, history_state
-from l2m.results import ROOT, provenance, recorded, write_atomic
 from l2m.information.scaling import bootstrap_power_law
+from l2m.memory.architectures import architectures
+from l2m.memory.history_state import history_state
+from l2m.results import provenance, recorded
 
 PATH = ROOT / "book" / "_static" / "history_state_models.js"
 CHECKED = (1, 1000, 1_048_576, 10**9)  # lengths at which the page checks itself
@@ -21,17 +24,9 @@ PAPER = {"The paper, direct": (2.27, 0.76), "The paper, vCLUB": (3.26, 0.71)}  #
 def measured(name: str = "03_bipartite_mi/novels-8192-bos1", shortest: int = 32) -> dict:
     """Return chapter 3's recorded curves of I_BP(L/2; L), up to the longest L.
 
-    Parameters
-    ----------
-    name : str
-        Of the result.
-    shortest : int
-        The first L used; at shorter ones the estimate depends on how the first tokens are treated.
-
-    Returns
-    -------
-    dict
-        Label → lengths (k,), nats of every window (DataFrame (n, k)), and its book (Series (n,)).
+    `name` is the result's, `shortest` the first L used: at shorter ones the estimate depends on how
+    the first tokens are treated. Returns by label: lengths (k,), nats of every window (DataFrame
+    (n, k)), and its book (Series (n,)).
     """
     terms = recorded(name, provenance(name)["params"])
     books = terms.groupby("window")["book"].first()
@@ -52,13 +47,10 @@ def laws() -> list[list]:
 
 
 def models() -> list[dict]:
-    """Return the public models as the page reads them.
+    """Return the public models as the page reads them: ``name, family, source, memories, dims``.
 
-    Returns
-    -------
-    list of dict
-        ``name, family, source, memories, dims``; memories as lists ``what, width, slots, size,
-        layers``, dims as pairs of a length and the scalars kept after so many tokens.
+    Memories are lists ``what, width, slots, size, layers``; dims are pairs of a length and the
+    scalars kept after so many tokens.
     """
     found = []
     for fact in architectures():
@@ -77,12 +69,13 @@ def script() -> str:
     """Return the JavaScript file that holds models and laws."""
     rows = ",\n  ".join(json.dumps(model, ensure_ascii=False) for model in models())
     return (
-        "/* Written by `python -m l2m.chapters.calculator` from the library: do not edit. */\n"
+        "/* Written by `l2m build` from the library: do not edit. */\n"
         f'"use strict";\n\nconst HISTORY_STATE_MODELS = [\n  {rows},\n];\n\n'
         f"const INFORMATION_LAWS = {json.dumps(laws())};\n\n"
         'if (typeof module !== "undefined") module.exports = HISTORY_STATE_MODELS;\n'
     )
 
 
-if __name__ == "__main__":
-    print(f"wrote {write_atomic(PATH, script()).relative_to(ROOT)}")
+def write() -> Path:
+    """Write the file; return its path."""
+    return write_atomic(PATH, script())

@@ -4,8 +4,6 @@ from pathlib import Path
 
 from l2m.files import ROOT
 
-MAX_BYTES = 2_000_000  # of an executed notebook
-
 
 class ChapterError(ValueError):
     """A chapter that does not exist, or that cannot be run or published as it is."""
