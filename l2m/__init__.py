@@ -17,7 +17,7 @@ _PUBLIC = {  # name → the module that defines it
     "Training": "l2m.training.loop",
     "bipartite_mi": "l2m.information.bipartite",
     "bootstrap_power_law": "l2m.information.scaling",
-    "build_model": "l2m.language_models.networks",
+    "build_model": "l2m.training.networks",
     "compare_laws": "l2m.information.scaling",
     "entropy": "l2m.information.entropy",
     "fit_power_law": "l2m.information.scaling",
@@ -42,7 +42,6 @@ if TYPE_CHECKING:  # the same, for editors and type checkers
     from l2m.information.two_point import two_point_mi as two_point_mi
     from l2m.language_models.models import load_model as load_model
     from l2m.language_models.models import load_tokenizer as load_tokenizer
-    from l2m.language_models.networks import build_model as build_model
     from l2m.language_models.scoring import score as score
     from l2m.memory.history_state import history_state_dim as history_state_dim
     from l2m.memory.l2m_condition import growth as growth
@@ -55,6 +54,7 @@ if TYPE_CHECKING:  # the same, for editors and type checkers
     from l2m.text.corpora import load_corpus as load_corpus
     from l2m.training.loop import Training as Training
     from l2m.training.loop import train as train
+    from l2m.training.networks import build_model as build_model
 
 
 def __getattr__(name: str):

@@ -69,19 +69,27 @@ def digest(*parts) -> str:
 
 
 @contextmanager
-def held(path: str | Path):
+def held(path: str | Path, wanted: bool = True, wait: bool = False):
     """Hold the lock beside `path`, so that two processes do not write the same.
+
+    Parameters
+    ----------
+    wanted : False to go on without it, as further processes of a `torchrun` do.
+    wait : until another process lets it go.
 
     Raises
     ------
     RuntimeError
-        If another process holds it.
+        If another process holds it, and `wait` is False.
     """
+    if not wanted:
+        yield
+        return
     from filelock import FileLock, Timeout
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{path}.lock", timeout=0)
+    lock = FileLock(f"{path}.lock", timeout=-1 if wait else 0)
     try:
         lock.acquire()
     except Timeout:

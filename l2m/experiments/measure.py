@@ -1,43 +1,26 @@
-"""Measure the bipartite mutual information of a corpus under a language model, from end to end.
+"""Measurements of a corpus under a language model, from end to end: what `l2m measure` does.
 
-    python -m l2m.experiments.measure mine --corpus my_books/ --model Qwen/Qwen3-0.6B-Base --windows 500
-    torchrun --nproc-per-node=2 -m l2m.experiments.measure mine --corpus english-novels-100
+Corpus → windows → scores (kept in the cache folder, so that a killed run goes on) → tables:
 
-Corpus → windows → scores (kept in the cache folder, so that a killed run goes on) → two tables:
-`window_terms`, from which every estimate and interval follows, and the loss by position.
+    information   `measure`: the terms of both estimators of I_BP, and the loss by position
+    past          `past_terms`: what the second half of a window costs after ever less of the first
+    missed        `missed_terms`: what a cache of words adds to the model
 """
 
-import argparse
-import hashlib
 import inspect
-import json
-import os
-import sys
 import time
 
 import numpy as np
 import pandas as pd
 
+from l2m.files import cache_dir, digest
+from l2m.information.bipartite import bipartite_mi, window_terms
+from l2m.information.resampling import clustered_stderr
 from l2m.language_models import models
-from l2m.information.bipartite import bipartite_mi, clustered_stderr, window_terms
-from l2m.text.corpora import fingerprint, load_corpus
-from l2m.results import cache_dir, recorded
 from l2m.language_models.scoring import powers_of_two, score
-
-HELP = {  # of the command lines, by parameter
-    "name": "of the result, <folder>/<name> or <name>",
-    "corpus": "a name, file or folder",
-    "model": "a name, Hub id or folder",
-    "length": "tokens a window",
-    "windows": "how many",
-    "ratio": "the largest L/ℓ",
-    "largest_split": "the largest ℓ; 0 for half the length",
-    "partners": "continuations that each window borrows for vCLUB",
-    "bos": "token id that sequences start with; -1 for the model's own",
-    "dtype": "of the model: float32, bfloat16 or float16",
-    "seed": "of the windows and partners",
-    "documents": "read that many of the corpus; 0 for all",
-}
+from l2m.language_models.word_cache import missed_table
+from l2m.results import recorded
+from l2m.text.corpora import fingerprint, load_corpus
 
 
 def measure(
@@ -59,7 +42,7 @@ def measure(
     Parameters
     ----------
     name : of the two results, "<name>" and "<name>-positions" (see `l2m.results.recorded`).
-    corpus, model : names or paths (`l2m.text.corpora.load_corpus`, `l2m.language_models.models.load_model`).
+    corpus, model : names or paths, as `load_corpus` and `load_model` take them.
     length : T, tokens a window; `windows` : how many, from as many books as possible.
     ratio : the largest r = L/ℓ; continuations are cut at the window's end.
     largest_split : the largest of the splits 2, 4, 8, …; 0 for T/2.
@@ -71,10 +54,7 @@ def measure(
     Returns
     -------
     terms : `l2m.information.bipartite.window_terms`.
-    positions : DataFrame `position, nll, stderr, marginal, marginal_stderr, shuffled,
-        shuffled_stderr` (nats; standard error of books): the cost of the token at a position of the
-        window; and, for the largest split, that of the continuation's token at this position after
-        BOS alone, and of the partner's after a foreign past.
+    positions : `position_costs`.
 
     Raises
     ------
@@ -86,34 +66,115 @@ def measure(
         **{"length": length, "windows": windows, "ratio": ratio, "largest_split": largest_split},
         **{"partners": partners, "bos": bos, "dtype": dtype, "seed": seed},
     }
-    command = command_line("measure", measure, name, params)
-    kept = {}
+    largest = largest_split or length // 2
+    splits = [split for split in powers_of_two(length) if split <= largest]
+    made = {"": window_terms, "-positions": position_costs}
+    command, kept = command_line("information", measure, name, params), []
 
-    def scored():
+    def table(make):
         if not kept:
-            largest = largest_split or length // 2
-            splits = [split for split in powers_of_two(length) if split <= largest]
-            _, kept["scores"], kept["attrs"] = scored_windows(params, splits, ratio)
-        return kept["scores"]
+            kept.append(scored_windows(params, splits, ratio))
+        _, scores, attrs = kept[0]
+        return _with(attrs, make(scores))
 
-    def terms():
-        table = window_terms(scored())
-        table.attrs = kept["attrs"]
-        return table
-
-    def positions():
-        table = position_costs(scored())
-        table.attrs = kept["attrs"]
-        return table
-
-    return (
-        recorded(name, params, terms, command=command),
-        recorded(f"{name}-positions", params, positions, command=command),
+    terms, positions = (
+        recorded(name + end, params, lambda make=make: table(make), command=command)
+        for end, make in made.items()
     )
+    return terms, positions
+
+
+def past_terms(
+    name: str,
+    corpus: str = "english-novels-100",
+    model: str = models.EMBEDDED,
+    length: int = 4096,
+    windows: int = 200,
+    bos: int = -1,
+    dtype: str = "bfloat16",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Cost of the second half of windows after the last c tokens of the first.
+
+    The model sees BOS and the last c tokens of X, for c from nothing to all. What the cost of Y
+    loses with c is what the model has made of so much past. Parameters as in `measure`.
+
+    Returns
+    -------
+    DataFrame `window, book, context, first, tokens, cost`: c = 0, 1, 4, 16, … and length/2, and
+    of Y the tokens from `first` (1, 2, 4, 8, …) to before the next, their number, and what they
+    cost together (nats).
+    """
+    params = {
+        **identity(corpus, model),
+        **{"length": length, "windows": windows, "bos": bos, "dtype": dtype, "seed": seed},
+    }
+    half = length // 2
+    contexts = [0, *(4**k for k in range(half.bit_length()) if 4**k < half)]
+
+    def compute():
+        _, scores, attrs = scored_windows(params, [half - c for c in contexts], length)
+        return _with(attrs, past_table(scores, half))
+
+    return recorded(name, params, compute, command=command_line("past", past_terms, name, params))
+
+
+def past_table(scores, half: int) -> pd.DataFrame:
+    """`past_terms`, from scores with a split half − c for every context c."""
+    n, length = scores.joint.shape
+    books = scores.books
+    costs = {half - split: -scores.marginal[split][:, half - split :] for split in scores.splits}
+    costs[half] = -scores.joint[:, half:]
+    edges = [2**k for k in range((length - half).bit_length())]
+    rows = []
+    for context, cost in sorted(costs.items()):
+        for first, end in zip(edges, [*edges[1:], length - half + 1], strict=True):
+            some = cost[:, first - 1 : end - 1]
+            row = {"window": np.arange(n), "book": books, "context": context, "first": first}
+            row |= {"tokens": some.shape[1], "cost": some.sum(1, dtype=np.float64)}
+            rows.append(pd.DataFrame(row))
+    return pd.concat(rows, ignore_index=True)
+
+
+def missed_terms(
+    name: str,
+    corpus: str = "english-novels-100",
+    model: str = models.EMBEDDED,
+    length: int = 2048,
+    windows: int = 1000,
+    bos: int = -1,
+    dtype: str = "bfloat16",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Nats that a cache adds to log q(y|x) and to log q(y), for every window and split.
+
+    Parameters as in `measure`, whose scores of r = 2 are used if they are kept. Returns what
+    `l2m.language_models.word_cache.missed_table` does.
+    """
+    params = {
+        **identity(corpus, model),
+        **{"length": length, "windows": windows, "ratio": 2, "largest_split": 0, "partners": 1},
+        **{"bos": bos, "dtype": dtype, "seed": seed},
+    }
+
+    def compute():
+        sample, scores, attrs = scored_windows(params, powers_of_two(length), 2)
+        return _with(attrs, missed_table(scores, sample.tokens))
+
+    command = command_line("missed", missed_terms, name, params)
+    return recorded(name, params, compute, command=command)
 
 
 def position_costs(scores) -> pd.DataFrame:
-    """Mean costs by position: `positions` of `measure`."""
+    """Mean costs by position, from `Scores`.
+
+    Returns
+    -------
+    DataFrame `position, nll, stderr, marginal, marginal_stderr, shuffled, shuffled_stderr` (nats;
+    standard error over books): the cost of the token at a position of the window; and, for the
+    largest split, that of the continuation's token at this position after BOS alone, and of the
+    partner's after a foreign past.
+    """
     length, last = scores.joint.shape[1], scores.splits[-1]
     shuffled = np.reshape(scores.shuffled[last], (-1, *scores.marginal[last].shape)).mean(0)
     costs = {"nll": scores.joint, "marginal": scores.marginal[last], "shuffled": shuffled}
@@ -142,7 +203,6 @@ def scored_windows(params, splits, ratio):
     sample = load_corpus(params["corpus"], params.get("documents")).windows(
         tokenizer, params["length"], params["windows"], params["seed"]
     )
-    key = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:16]
     start = time.perf_counter()
     scores = score(
         model,
@@ -153,87 +213,40 @@ def scored_windows(params, splits, ratio):
         groups=sample.groups,
         n_partners=params.get("partners", 1),
         seed=params["seed"],
-        folder=cache_dir() / "scores" / f"{key}-{model.device.type}",
+        folder=cache_dir() / "scores" / f"{digest(params)[:16]}-{model.device.type}",
     )
-    seconds = time.perf_counter() - start
-    attrs = {
-        "device": models.device_name(model.device),
-        "tokens": int(sample.tokens.size),
-        "seconds": seconds,
-    }
-    return sample, scores, attrs
+    attrs = {"device": models.device_name(model.device), "tokens": int(sample.tokens.size)}
+    return sample, scores, attrs | {"seconds": time.perf_counter() - start}
 
 
-def command_line(module, function, name, params):
+def command_line(what, function, name, params) -> str:
     """The command that computes `name`: of the parameters, those that are not the default."""
     flags = [
         f"--{key.replace('_', '-')} {params[key]}"
         for key, option in inspect.signature(function).parameters.items()
         if params.get(key, option.default) != option.default
     ]
-    return " ".join([f"python -m l2m.{module}", name, *flags])
+    flags = flags if what == "information" else [f"--what {what}", *flags]
+    return " ".join(["l2m measure", name, *flags])
 
 
-def run(module, function, show, arguments=None) -> int:
-    """Command line of a measurement: its parameters as options, one sentence for what is wrong.
-
-    Parameters
-    ----------
-    module : its name in this package; `function` : the measurement.
-    show : function of what it returns, called once however many processes there are.
-    arguments : list of str; those of this process when None.
-
-    Returns
-    -------
-    The exit status.
-    """
-    options = vars(_parser(module, function).parse_args(arguments))
-    if options.pop("record"):
-        os.environ["L2M_RECORD"] = "1"
-    if "/" not in options["name"]:
-        options["name"] = f"measured/{options['name']}"
-    try:
-        result = function(**options)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        print(f"l2m: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nl2m: stopped; what was scored is kept: run it again to go on.", file=sys.stderr)
-        return 130
-    if int(os.environ.get("RANK", 0)) == 0:
-        show(result)
-    return 0
+def show_curves(tables) -> str:
+    """The estimates of I_BP(L), in nats, from what `measure` returns."""
+    curves = {e: bipartite_mi(tables[0], e, ratio=2).round(3) for e in ("direct", "vclub")}
+    return "\n".join(f"{e}\n{curve.to_string(index=False)}" for e, curve in curves.items())
 
 
-def _parser(module, function):
-    parser = argparse.ArgumentParser(
-        prog=f"python -m l2m.{module}",
-        description=function.__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    for key, option in inspect.signature(function).parameters.items():
-        if option.default is option.empty:
-            parser.add_argument(key, help=HELP[key])
-        else:
-            flag, kind = f"--{key.replace('_', '-')}", option.annotation
-            kind = _natural if kind is int and option.default >= 0 else kind
-            parser.add_argument(flag, type=kind, default=option.default, help=HELP[key])
-    parser.add_argument("--record", action="store_true", help="write to results/, not the cache")
-    return parser
+def show_costs(table) -> str:
+    """The mean cost of a token by context, from what `past_terms` returns."""
+    total = table.groupby("context")[["cost", "tokens"]].sum()
+    return (total["cost"] / total["tokens"]).rename("nats per token").round(4).to_string()
 
 
-def _natural(text):
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"takes an integer from 0, not {text!r}")
-    return int(text)
+def show_gains(table) -> str:
+    """What the cache adds, in nats, by split, from what `missed_terms` returns."""
+    return table.groupby("split")[["joint", "marginal"]].mean().round(2).to_string()
 
 
-def show_curves(tables):
-    """Print the estimates of I_BP(L) from what `measure` returns."""
-    for estimator in ("direct", "vclub"):
-        curve = bipartite_mi(tables[0], estimator, ratio=2)
-        print(estimator, curve.round(3).to_string(index=False), sep="\n")
-
-
-if __name__ == "__main__":
-    sys.exit(run("measure", measure, show_curves))
+def _with(attrs, table):
+    table.attrs = attrs
+    return table

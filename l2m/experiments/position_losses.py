@@ -1,9 +1,9 @@
 """Loss by position on held-out books: curves, differences, where they turn and cross.
 
 Everything rests on one array, the mean loss of every book in every block of positions (the table
-`positions` of `l2m.experiments.books`), and every interval on resampling books: sequences of one book
-are alike. Two models that read the same sequences are compared book by book, which takes most of
-the spread out of their difference.
+`positions` of `books`), and every interval on resampling books: sequences of one book are alike.
+Two models that read the same sequences are compared book by book, which takes most of the spread
+out of their difference.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,24 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-CONFIDENCE = 0.95
+from l2m.information.resampling import CONFIDENCE, clustered_stderr, resampled_means
+
+
+def block_edges(length: int, per_octave: int = 12, multiple: int = 1) -> np.ndarray:
+    """First positions (from 1) of blocks that grow with the position, and length + 1.
+
+    An octave has `per_octave` blocks; where they are wide, they hold whole multiples of `multiple`.
+    """
+    steps = np.arange(per_octave * np.log2(length) + 1e-9)
+    first = np.round(2 ** (steps / per_octave))
+    wide = first > 4 * multiple if multiple > 1 else np.zeros(len(first), bool)
+    first[wide] = 1 + multiple * np.round((first[wide] - 1) / multiple)
+    return np.unique([*first, length + 1]).astype(int)
+
+
+def block_means(values, edges) -> np.ndarray:
+    """Means of values by position (n, L) over the blocks between edges: (n, blocks)."""
+    return np.add.reduceat(values, edges[:-1] - 1, axis=1) / np.diff(edges)
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,15 @@ class BookLosses:
         some = (self.position >= first) & (self.position <= last)
         return BookLosses(self.position[some], self.tokens[some], self.losses[:, some], self.weight)
 
+    def from_middle(self, first: float, last: float) -> "BookLosses":
+        """Counted, book by book, from the own mean over a stretch of positions."""
+        return self.shifted(self.between(first, last).overall().losses)
+
+    def stretch(self, first: float, last: float) -> tuple[float, float]:
+        """Mean over a stretch of positions, and half of its 95% interval."""
+        part = self.between(first, last).overall()
+        return float(part.mean[0]), float(part.half_width[0])
+
     def overall(self) -> "BookLosses":
         """All positions as one block: the mean loss of a token."""
         mean = (self.losses @ self.tokens / self.tokens.sum())[:, None]
@@ -71,16 +97,12 @@ class BookLosses:
     @property
     def half_width(self) -> np.ndarray:
         """(k,) half of the 95% interval of `mean` over the choice of books (Student-t)."""
-        g = len(self.weight)
-        residual = self.weight[:, None] * (self.losses - self.mean) / self.weight.sum()
-        stderr = np.sqrt(g / (g - 1) * (residual**2).sum(0))
-        return stats.t.ppf(0.5 + CONFIDENCE / 2, g - 1) * stderr
+        quantile = stats.t.ppf(0.5 + CONFIDENCE / 2, len(self.weight) - 1)
+        return quantile * clustered_stderr(self.losses, weights=self.weight)
 
     def resampled(self, n: int = 2000, seed=0) -> np.ndarray:
         """(n, k) means over books drawn with replacement."""
-        rng, g = np.random.default_rng(seed), len(self.weight)
-        draws = rng.multinomial(g, np.full(g, 1 / g), size=n) * self.weight
-        return draws @ self.losses / draws.sum(1, keepdims=True)
+        return resampled_means(self.losses, n=n, seed=seed, weights=self.weight)
 
 
 def book_losses(positions: pd.DataFrame, run: str) -> BookLosses:
@@ -165,3 +187,11 @@ def _place(find, curve, n, seed) -> Place:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(samples, [tail, 1 - tail], method="nearest")
     return Place(float(find(curve.mean[None])[0]), float(low), float(high), samples)
+
+
+def moved(place: Place, dim: int, known_dim: int, beta: float) -> float:
+    """Where I_BP ~ L^β puts the place of a state of `dim` numbers, from that of a known one.
+
+    A state that holds C·dim nats is full at L ~ dim^(1/β) (Theorem 5.2).
+    """
+    return place.position * (dim / known_dim) ** (1 / beta)

@@ -12,6 +12,8 @@ cancels.
 import numpy as np
 import pandas as pd
 
+from l2m.information.resampling import clustered_stderr
+
 HEAD = 2  # tokens at the start of Y whose marginal a model cannot know after BOS
 
 
@@ -94,27 +96,6 @@ def bipartite_mi(
             "stderr": clustered_stderr(values.to_numpy(), groups),
         }
     )
-
-
-def clustered_stderr(values, groups=None):
-    """Standard error of the mean over rows whose residuals may go together within a group.
-
-    Parameters
-    ----------
-    values : (n, k); groups : (n,), or None for independent rows.
-
-    Returns
-    -------
-    array of shape (k,): the square root of g/(g−1) Σ_groups (Σ_rows residual)² / n², NaN for a
-    single group (Liang and Zeger's cluster-robust variance of a mean).
-    """
-    values = np.asarray(values, dtype=float)
-    groups = np.arange(len(values)) if groups is None else np.asarray(groups)
-    residual = pd.DataFrame(values - values.mean(0)).groupby(groups).sum()
-    g = len(residual)
-    if g < 2:
-        return np.full(values.shape[1], np.nan)
-    return np.sqrt(g / (g - 1) * (residual**2).sum().to_numpy()) / len(values)
 
 
 def window_terms(scores) -> pd.DataFrame:

@@ -12,7 +12,7 @@ of a term that depends on n alone:
 =================  ================================================================================
 
 Equal counts may be given once, with how many types have them (the counts of counts): what
-:mod:`l2m.information.two_point` does for tens of millions of token pairs.
+`two_point` does for tens of millions of token pairs.
 """
 
 import numpy as np

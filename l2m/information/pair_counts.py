@@ -18,17 +18,17 @@ Documents = Sequence[np.ndarray]
 
 def pair_counts(
     documents: Documents,
-    partners: Documents,
+    others: Documents,
     distance: int,
     first: np.ndarray,
     part: int = PART,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of counts of the pairs (document[i], partner[i + distance]).
+    """Counts of counts of the pairs (document[i], other[i + distance]).
 
     Parameters
     ----------
-    documents, partners : unsigned token ids, arrays (or tensors of one torch device) of the same
-        lengths; `partners` are the documents themselves, or a shuffled copy.
+    documents, others : unsigned token ids, arrays (or tensors of one torch device) of the same
+        lengths; `others` are the documents themselves, or a shuffled copy.
     distance : in tokens.
     first : (vocabulary,) how many pairs begin with each token.
     part : keys to sort in one go (all pairs of a first token stay together, so perhaps more).
@@ -42,7 +42,7 @@ def pair_counts(
     counts_of_range = _counts_torch if on_device else _counts_numpy
     before = np.concatenate([[0], np.cumsum(first)])
     found = [
-        counts_of_range(documents, partners, distance, bits, low, high, before[high] - before[low])
+        counts_of_range(documents, others, distance, bits, low, high, before[high] - before[low])
         for low, high in _ranges(before, part)
     ]
     counts, times = zip(*found, strict=True)
@@ -88,15 +88,15 @@ def _ranges(before: np.ndarray, part: int) -> Iterator[tuple[int, int]]:
         low = high
 
 
-def _blocks(documents: Documents, partners: Documents, distance: int) -> Iterator[tuple]:
+def _blocks(documents: Documents, others: Documents, distance: int) -> Iterator[tuple]:
     """First and second tokens of all pairs, about `BLOCK` at a time."""
     first, second, size = [], [], 0
-    for document, partner in zip(documents, partners, strict=True):
+    for document, other in zip(documents, others, strict=True):
         end = len(document) - distance
         for start in range(0, end, BLOCK):
             stop = min(start + BLOCK, end)
             first.append(document[start:stop])
-            second.append(partner[start + distance : stop + distance])
+            second.append(other[start + distance : stop + distance])
             size += stop - start
             if size >= BLOCK:
                 yield np.concatenate(first), np.concatenate(second)
@@ -105,12 +105,12 @@ def _blocks(documents: Documents, partners: Documents, distance: int) -> Iterato
         yield np.concatenate(first), np.concatenate(second)
 
 
-def _counts_numpy(documents, partners, distance, bits, low, high, size):
+def _counts_numpy(documents, others, distance, bits, low, high, size):
     """Counts of counts of the `size` pairs whose first token is in [low, high)."""
     dtype = np.uint32 if bits <= 16 else np.uint64
     keys, filled = np.empty(size, dtype), 0
     everything = size == n_pairs(documents, distance)
-    for first, second in _blocks(documents, partners, distance):
+    for first, second in _blocks(documents, others, distance):
         block = (first.astype(dtype) << dtype(bits)) | second
         if not everything:
             block = block[first - first.dtype.type(low) < high - low]  # unsigned: below low is huge
@@ -120,13 +120,13 @@ def _counts_numpy(documents, partners, distance, bits, low, high, size):
     return run_lengths(keys)
 
 
-def _counts_torch(documents, partners, distance, bits, low, high, size):
+def _counts_torch(documents, others, distance, bits, low, high, size):
     """The same on a torch device, all pairs at once."""
     import torch
 
     long = [i for i, document in enumerate(documents) if len(document) > distance]
     first = torch.cat([documents[i][:-distance] for i in long])
-    second = torch.cat([partners[i][distance:] for i in long])
+    second = torch.cat([others[i][distance:] for i in long])
     # 32 bits are enough for ids of 16, if less 2^15 they may be negative
     keys = (first - 2**15 << 16 if bits <= 16 else first.long() << bits) | second
     if size < len(keys):

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-CONFIDENCE = 0.95
+from l2m.information.resampling import CONFIDENCE, resampled_means
 
 
 @dataclass(frozen=True)
@@ -105,19 +105,8 @@ def bootstrap_power_law(x, values, groups=None, n_boot=1000, seed=0, offset=Fals
     values = np.asarray(values, float)
     if values.ndim != 2:
         raise ValueError(f"values must have shape (windows, points), not {values.shape}.")
-    groups = np.arange(len(values)) if groups is None else np.asarray(groups)
-    if groups.shape != values.shape[:1]:
-        raise ValueError(f"groups has shape {groups.shape}, but there are {len(values)} windows.")
-    _, member = np.unique(groups, return_inverse=True)
-    n_groups = member.max(initial=-1) + 1
-    if n_groups < 2:
-        raise ValueError("Resampling needs at least two groups (books); add some.")
+    means = resampled_means(values, groups, n_boot, seed)
     x, mean, _ = _checked(x, values.mean(axis=0), None, at_least=4 if offset else 3)
-
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_boot)
-    totals = np.stack([np.bincount(member, column, n_groups) for column in values.T], axis=1)
-    means = (draws @ totals) / (draws @ np.bincount(member, minlength=n_groups))[:, None]
     usable = (means > 0).all(axis=1)
     if usable.mean() < 0.99:
         worst = x[(means <= 0).mean(axis=0).argmax()]
@@ -131,6 +120,7 @@ def bootstrap_power_law(x, values, groups=None, n_boot=1000, seed=0, offset=Fals
     else:
         thetas = _solve(x, means[usable].T).T
     spread = thetas.std(axis=0, ddof=1)
+    n_groups = len(values if groups is None else np.unique(groups))
     half = stats.t.ppf(0.5 + CONFIDENCE / 2, n_groups - 1) * spread
     low, high = best - half, best + half
     if offset:  # what the fit cannot choose, its interval does not hold

@@ -1,6 +1,6 @@
 """Mutual information of tokens a distance d apart, I_TP(d) (Def. 4.2, App. B.VI).
 
-An entropy needs only how many pairs have each count, which :mod:`l2m.information.pair_counts` finds at the speed of
+An entropy needs only how many pairs have each count, which `pair_counts` finds at the speed of
 sorting. The entropy of pairs is biased in any corpus that one can have, by more than I_TP(d) at
 large d {cite}`paninski2003`. A null measures what the estimator says where there is nothing to
 find: the second token of each pair is taken from a shuffled copy of the corpus.
@@ -42,7 +42,7 @@ def two_point_mi(
     documents : token ids, one integer array a document; memory-mapped ones are read in pieces. A
         document no longer than a distance has no pairs at it, so an empty one has none at all.
     distances : d ≥ 1, in tokens.
-    method : an estimator of :mod:`l2m.information.entropy`.
+    method : an estimator of `entropy`.
     null : where the second tokens of the null come from, with as many pairs as the measurement has:
         "across", all tokens shuffled: what is left is the estimator's bias; "within", each
         document's tokens shuffled: the bias and what the documents' own vocabularies explain;
@@ -119,7 +119,7 @@ def two_point_curves(
 
 def paired_mi(
     documents: Documents,
-    partners: Documents,
+    others: Documents,
     distances: Sequence[int],
     method: str = "grassberger",
     *,
@@ -127,19 +127,19 @@ def paired_mi(
     part: int = PART,
     workers: int = 2,
 ) -> list[float]:
-    """Mutual information of (document[i], partner[i + d]) over all i, for every d.
+    """Mutual information of (document[i], other[i + d]) over all i, for every d.
 
-    `partners` are documents of the same lengths with the same tokens in all: the documents
+    `others` are documents of the same lengths with the same tokens in all: the documents
     themselves for I_TP(d), a shuffled copy for a null. Both as `check_documents` returns them.
     """
     size = 1 + max(int(document.max()) for document in documents if len(document))
     singles = count_tokens(documents, size)
-    ahead, behind = (_to_device(side, device) for side in (documents, partners))
+    ahead, behind = (_to_device(side, device) for side in (documents, others))
 
     def mutual_information(distance: int) -> float:
         # all tokens of a document begin a pair but its last ones, and end a pair but its first ones
         first = singles - count_tokens([document[-distance:] for document in documents], size)
-        second = singles - count_tokens([partner[:distance] for partner in partners], size)
+        second = singles - count_tokens([other[:distance] for other in others], size)
         joint, times = pair_counts(ahead, behind, distance, first, part)
         return entropy(first, method) + entropy(second, method) - entropy(joint, method, times)
 

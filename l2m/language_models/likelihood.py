@@ -37,7 +37,7 @@ def packed(model, windows, partners, splits, ratio, bos, attention: PackedAttent
     layout = attention.layout
     positions = torch.as_tensor(layout.positions, device=row.device)[None]
     with attention.installed(model):
-        hidden = hidden_states(model, row[:, layout.inputs], position_ids=positions)
+        hidden = hidden_states(model, input_ids=row[:, layout.inputs], position_ids=positions)
     values = log_likelihood(model, hidden[:, layout.sources], row[:, layout.targets])
     return {key: values[:, where] for key, where in layout.outputs.items()}
 
@@ -52,13 +52,15 @@ def prefix(model, windows, partners, splits, ratio, bos, attention=None) -> dict
     edges = [0, *[split + 1 for split in splits], length]
     for (begin, end), split in zip(pairwise(edges), [*splits, None], strict=True):
         if end > begin:
-            piece, cache = hidden_states(model, row[:, begin:end], cache=cache or True)
+            tokens = row[:, begin:end]
+            piece, cache = hidden_states(model, input_ids=tokens, cache=cache or True)
             hidden.append(piece)
         for k, partner in enumerate(partners if split is not None else ()):
             m = continuation_length(length, split, ratio)
             tokens, last = partner[:, split : split + m], hidden[-1][:, -1:]
             if m > 1:
-                branch, _ = hidden_states(model, tokens[:, :-1], cache=copy.deepcopy(cache))
+                own = copy.deepcopy(cache)
+                branch, _ = hidden_states(model, input_ids=tokens[:, :-1], cache=own)
                 last = torch.cat([last, branch], 1)
             out["shuffled", split, k] = log_likelihood(model, last, tokens)
     out["joint",] = log_likelihood(model, torch.cat(hidden, 1), windows)
@@ -88,22 +90,23 @@ def sequences(model, tokens, bos):
     import torch
 
     start = torch.full_like(tokens[:, :1], bos)
-    hidden = hidden_states(model, torch.cat([start, tokens[:, :-1]], 1))
+    hidden = hidden_states(model, input_ids=torch.cat([start, tokens[:, :-1]], 1))
     return log_likelihood(model, hidden, tokens)
 
 
-def hidden_states(model, tokens, cache=None, position_ids=None):
+def hidden_states(model, *, cache=None, **inputs):
     """Last hidden states (b, t, width) of the model's body; with `cache`, also the new cache.
 
-    `cache=True` starts one. Positions continue those of the cache.
+    `cache=True` starts one; positions continue those of the cache. `inputs` are those of the body,
+    such as `input_ids` (b, t).
     """
-    options = {} if position_ids is None else {"position_ids": position_ids}
+    inner = body(model)
     if cache is None:
-        return body(model)(input_ids=tokens, use_cache=False, **options).last_hidden_state
-    name = "cache_params" if "cache_params" in _parameters(body(model)) else "past_key_values"
+        return inner(**inputs, use_cache=False).last_hidden_state
+    name = "cache_params" if "cache_params" in _parameters(inner) else "past_key_values"
     if cache is not True:
-        options[name] = cache
-    out = body(model)(input_ids=tokens, use_cache=True, **options)
+        inputs[name] = cache
+    out = inner(**inputs, use_cache=True)
     return out.last_hidden_state, getattr(out, name)
 
 
@@ -155,10 +158,10 @@ def _logits(model, head, hidden):
 
 
 def body(model):
-    """The model without its output head."""
-    inner = model.base_model
-    if inner is model:  # a class whose own name for it is not the one it was given
-        inner = model.model
+    """The model without its output head; also of a `VectorModel`."""
+    inner = getattr(model, "backbone", None) or model.base_model
+    if inner is model:  # a class whose own name for it is not the one it was given, or a body
+        inner = getattr(model, "model", model)
     return getattr(inner, "language_model", inner)
 
 

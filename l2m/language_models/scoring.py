@@ -4,8 +4,8 @@ A window W_{1:T} is cut at each split ℓ into X = W_{1:ℓ} and Y = W_{ℓ+1:r�
 are wanted of every token of Y (Eqs. 6 and 7 of {cite:t}`chen2025l2m`): after X (`joint`), after BOS
 alone (`marginal`), and, for the continuation Y' of a *partner* window, after X (`shuffled`).
 
-`score` gets them from one packed pass a window (`l2m.language_models.packing`), or from the best exact way that the
-model allows (`l2m.language_models.likelihood`). `score_whole` is the naive twin, for any density whatever.
+`score` gets them from one packed pass a window (`packing`), or from the best exact way that the
+model allows (`likelihood`). `score_whole` is the naive twin, for any density whatever.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from l2m.language_models import likelihood
-from l2m.language_models.packing import PackedAttention, continuation_length, layout, packed_attention
+from l2m.language_models.packing import (
+    PackedAttention,
+    continuation_length,
+    layout,
+    packed_attention,
+)
 
 COMPILE_FROM = 1 << 26  # packed tokens; compiling layers takes as long as 2^25 of them without
 TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "bfloat16": 0.05, "float16": 0.01}  # nats a token
@@ -135,7 +140,7 @@ def score(
 
     Parameters
     ----------
-    model : a causal model of transformers, in evaluation mode (`l2m.language_models.models.load_model`).
+    model : a causal model of transformers, in evaluation mode (`load_model`).
     windows : (n, T) token ids without BOS, T at most the model's context; or `Corpus.windows`.
     splits : ℓ's, each < T; by default 2, 4, 8, … with ratio·ℓ ≤ T.
     ratio : r = L/ℓ; the continuation of split ℓ has (r−1)·ℓ tokens, cut at the window's end.
@@ -143,7 +148,7 @@ def score(
         stay within a group, drawn with `seed`.
     bos_token_id : the token every sequence starts with; by default the model's own.
     groups : (n,) book of each window; those of `Corpus.windows` by default.
-    method : "packed", "prefix", "whole" (`l2m.language_models.likelihood`), or "auto": the first that is exact.
+    method : "packed", "prefix", "whole" (see `likelihood`), or "auto": the first that is exact.
     batch_size : windows a pass; by default as many as suit the device.
     compile_layers : on a GPU, compile the model's layers for this shape: a minute once, then half
         as fast again. By default if there is enough to score that it pays.

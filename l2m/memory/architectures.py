@@ -1,7 +1,7 @@
-"""Which architecture keeps what of the past: the table behind `l2m.memory.history_state`.
+"""Which architecture keeps what of the past: the table behind `history_state`.
 
-Two small tables decide: families (which reader of `l2m.memory.layer_memories` serves which model type), and what
-a layer type holds (all tokens, a window, a chunk; a recurrence). A model type that is in no family
+Two small tables decide: families (which reader of `layer_memories` serves which model type), and
+what a layer type holds (all tokens, a window, a chunk; a recurrence). A model type that is in no family
 is an error, never a guess.
 """
 
@@ -84,7 +84,7 @@ _LAYER_TYPES = {
 
 
 def layer_memories(config) -> tuple[Memory, ...]:
-    """Return what a decoder with this config keeps; see `l2m.memory.history_state.history_state`."""
+    """Return what a decoder with this config keeps; see `history_state`."""
     reads, mixes = FAMILIES[config.model_type]
     count = Counter()
     for i, (kind, layer) in enumerate(_layers(config)):

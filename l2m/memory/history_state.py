@@ -1,4 +1,4 @@
-"""How many numbers a model keeps of its past, and the L²M condition on it (Sec. 5, App. D, E).
+"""How many numbers a model keeps of its past: its history state (Sec. 5, App. D, E).
 
 What is counted. Definition 5.1 calls history state the *smallest* set of variables z_ℓ, computed
 from x_{1:ℓ−1}, with q(y | x_{1:ℓ}) = q(y | x_ℓ, z_ℓ). Taken to the letter, that could be the tokens
@@ -9,29 +9,12 @@ of a convolution of k, nothing for layers that reuse another's keys. Library cac
 here and there. The position, and what an image or a sound left behind, are not counted.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from math import log, sqrt
 
 import numpy as np
 
-from l2m.memory.architectures import architectures, decoder_config, layer_memories
+from l2m.memory.architectures import decoder_config, layer_memories
 from l2m.memory.layer_memories import Memory
-
-__all__ = [
-    "Bound",
-    "Growth",
-    "HistoryState",
-    "Memory",
-    "Verdict",
-    "architectures",
-    "growth",
-    "history_state",
-    "history_state_bytes",
-    "history_state_dim",
-    "required_dim",
-    "satisfies_l2m",
-]
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8": 1, "int8": 1}
 
@@ -56,91 +39,6 @@ class HistoryState:
             raise ValueError(f"A length is a whole number of tokens, at least 0, not {length!r}.")
         dim = sum((m.dim(L.astype(np.int64)) for m in self.memories), np.zeros_like(L, np.int64))
         return dim if dim.ndim else int(dim)
-
-
-@dataclass(frozen=True)
-class Growth:
-    """How the history state grows: the ``law``, its ``exponent`` in L, and the ``rate``.
-
-    The rate is in scalars a token (``"linear"``) or a doubling of L (``"logarithmic"``); of a
-    ``"bounded"`` state it is the largest size, in scalars.
-    """
-
-    law: str
-    exponent: float
-    rate: float
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether the L²M condition can be met; true if it is by a single model.
-
-    ``single``: one model for all lengths (Theorem 5.4). ``series_exponent``: how the sizes of a
-    series of models, one for each length, must grow for it to meet the condition (Theorem 5.6):
-    their state times L^series_exponent. 0 where the single model already does.
-    """
-
-    single: bool
-    series_exponent: float
-    why: str
-
-    def __bool__(self):
-        return self.single
-
-
-@dataclass(frozen=True)
-class Bound:
-    """Theorem 5.2 with its constants: I_BP^q ≤ C·dim(z) + log M + `extra`, in nats.
-
-    Each of the paper's three proofs gives another C; see the class methods.
-    """
-
-    C: float
-    extra: float = 0.0
-
-    @classmethod
-    def discrete(cls, bits: float = 16) -> "Bound":
-        """Scalars of `bits` bits: the state is one of 2^(bits·dim), so C = bits·log 2."""
-        return cls(_positive(bits, "bits") * log(2))
-
-    @classmethod
-    def almost_orthogonal(cls, epsilon: float) -> "Bound":
-        """States told apart by direction, cosines at most `epsilon`: at most exp(C·dim) states.
-
-        C is the bound of Kabatjanskii and Levenstein on spherical codes of angle arccos(epsilon),
-        to leading order in dim.
-        """
-        if not 0 < epsilon < 1:
-            raise ValueError(f"epsilon is a cosine between 0 and 1, not {epsilon!r}.")
-        sine = sqrt(1 - epsilon**2)  # of the angle arccos(epsilon)
-        a, b = (1 + sine) / (2 * sine), (1 - sine) / (2 * sine)
-        return cls(a * log(a) - b * log(b))
-
-    @classmethod
-    def lipschitz(cls, epsilon: float, K_f: float, K_H: float) -> "Bound":
-        """Bounded states, continuous maps: an ε-covering leaves log(2K_f/ε) nats a scalar.
-
-        `K_f` is the Lipschitz constant of the map from the past to a state in the unit ball, `K_H`
-        that of the entropy of the future in the state; the covering costs `extra` = K_H·ε.
-        """
-        if not 0 < epsilon < 2 * K_f:
-            raise ValueError(f"epsilon is between 0 and 2·K_f = {2 * K_f}, not {epsilon!r}.")
-        return cls(log(2 * K_f / epsilon), K_H * epsilon)
-
-    def nats(self, dim, vocab_size: int | None = None):
-        """Return the most mutual information, in nats, that a state of `dim` scalars can carry."""
-        return self.C * np.asarray(dim) + (log(vocab_size) if vocab_size else 0.0) + self.extra
-
-    def dim(self, nats, vocab_size: int | None = None):
-        """Return the least number of scalars that can carry `nats`; a float, for scaling."""
-        rest = np.asarray(nats) - (log(vocab_size) if vocab_size else 0.0) - self.extra
-        return np.maximum(rest, 0.0) / self.C
-
-
-def _positive(value, name):
-    if not value > 0:
-        raise ValueError(f"{name} must be positive, not {value!r}.")
-    return value
 
 
 def history_state(config_or_model) -> HistoryState:
@@ -190,72 +88,3 @@ def history_state_bytes(config_or_model, length, dtype: str = "bfloat16"):
     if dtype not in BYTES:
         raise ValueError(f"dtype is one of {', '.join(BYTES)}, not {dtype!r}.")
     return history_state_dim(config_or_model, length) * BYTES[dtype]
-
-
-def growth(config_or_model) -> Growth:
-    """Return how dim(z) grows with the length L: like L, like log L, or not at all."""
-    state = history_state(config_or_model)
-    rates = dict.fromkeys(("tokens", "levels", "bounded"), 0.0)
-    for m in state.memories:
-        kind = {"tokens": "tokens", "blocks": "tokens", "levels": "levels"}.get(m.slots, "bounded")
-        scalars = m.layers * m.width
-        rates[kind] += {"blocks": scalars / (m.size or 1), "window": scalars * m.size}.get(
-            m.slots, scalars
-        )
-    if rates["tokens"]:
-        return Growth("linear", 1.0, rates["tokens"])
-    if rates["levels"]:
-        return Growth("logarithmic", 0.0, rates["levels"])
-    return Growth("bounded", 0.0, rates["bounded"])
-
-
-def satisfies_l2m(config_or_model, beta: float) -> Verdict:
-    """Return whether a model can meet the L²M condition dim(z_{L/2}) ≿ L^β (Theorems 5.4, 5.6).
-
-    The condition is necessary, not sufficient, and about growth: it says nothing of one length; for
-    that compare `history_state_dim` with `required_dim`.
-
-    Parameters
-    ----------
-    config_or_model : PreTrainedModel, PreTrainedConfig, dict or HistoryState
-        See `history_state`.
-    beta : float
-        Exponent of the data's I_BP ~ L^β, between 0 and 1.
-    """
-    if not 0 <= beta <= 1:
-        raise ValueError(f"beta is an exponent between 0 and 1, not {beta!r}.")
-    law = growth(config_or_model)
-    if law.exponent >= beta:
-        return Verdict(True, 0.0, f"its state grows like L^{law.exponent:g}, I_BP like L^{beta:g}")
-    if law.law == "logarithmic":
-        why = f"its state grows like log L, slower than I_BP ~ L^{beta:g}"
-    else:
-        why = f"its state never exceeds {law.rate:,.0f} scalars, while I_BP ~ L^{beta:g} grows"
-    return Verdict(False, float(beta), why)
-
-
-def required_dim(
-    length, fit: Callable, *, bound: Bound | None = None, vocab_size: int | None = None
-):
-    """Return the least dim(z_{L/2}) with which a model can carry I_BP(L/2; L) (Theorem 5.2).
-
-    Solves I_BP = C·dim(z) + log M (+ extra) for dim(z).
-
-    Parameters
-    ----------
-    length : int or array
-        L, the tokens on both sides of the split.
-    fit : callable
-        I_BP in nats as a function of L, such as a `l2m.information.scaling.PowerLaw`.
-    bound : Bound
-        The theorem's constants; 16-bit scalars by default. What models are seen to hold is far less
-        than a scalar could: ``Bound(C)`` with a measured C asks the practical question.
-    vocab_size : int, optional
-        M; without it the log M that the last token carries is left out.
-
-    Returns
-    -------
-    float or array
-        Scalars, not rounded.
-    """
-    return (bound or Bound.discrete()).dim(fit(np.asarray(length)), vocab_size)

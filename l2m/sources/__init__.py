@@ -1,4 +1,4 @@
-"""Exactly solvable sources: the truth against which the estimators are calibrated.
+"""Sources that are solved exactly: the truth against which estimators and models are held.
 
 Every source of tokens has a vocabulary of ``vocab_size`` tokens 0, 1, ... and four methods (nats):
 
@@ -9,13 +9,14 @@ Every source of tokens has a vocabulary of ``vocab_size`` tokens 0, 1, ... and f
 ``two_point_mi(d)``             I_TP(d) = I(W_i ; W_i+d), exact (Def. 4.2)
 ==============================  ====================================================================
 
-``start`` is the position of the block's first token. Stationary sources ignore it: for them the law
-of a block does not depend on where it stands, so that ``log_prob(Y)`` is the exact marginal of any
-block Y. `PairSource` is not stationary, and needs it.
+``start`` is the position of the block's first token. Stationary sources ignore it: for them the
+probability of a block does not depend on where it stands, so that ``log_prob(Y)`` is the exact
+marginal of any block Y. `PairSource` is not stationary, and needs it.
 
-`GaussianFamily` is a source of real numbers, with its own methods.
+`GaussianFamily` is a source of real numbers, with its own methods. Imports nothing of l2m.
 """
 
+from l2m.sources.echo import EchoSource
 from l2m.sources.gaussian import GaussianFamily
 from l2m.sources.markov import CopySource, HiddenMarkovSource, MarkovSource, mutual_information
 from l2m.sources.paired_bits import PairSource
@@ -23,6 +24,7 @@ from l2m.sources.santa_fe import SantaFeSource
 
 __all__ = [
     "CopySource",
+    "EchoSource",
     "GaussianFamily",
     "HiddenMarkovSource",
     "MarkovSource",

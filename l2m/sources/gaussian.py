@@ -1,7 +1,7 @@
 """Two exactly solvable Gaussian families with one two-point law and two bipartite laws (App. C).
 
-Glossary: γ, ρ and the 4×4 map M as in the paper; C_k the covariance of layer k, of 4^k numbers;
-G = Σ_c m_c m_c^T over the columns c of M that carry copies of the layer below (three copies in the
+Glossary: γ, ρ and the 4×4 map M as in the paper; C_k the covariance of level k, of 4^k numbers;
+G = Σ_c m_c m_c^T over the columns c of M that carry copies of the level below (three copies in the
 sub-volume family, one in the logarithmic), R the same over the columns that carry fresh numbers.
 Rows of four being flattened one after another,
 
@@ -28,34 +28,34 @@ LAST_STEPS = ("replace", "map", "none")
 
 
 class GaussianFamily:
-    """4^layers correlated standard normal numbers.
+    """4^levels correlated standard normal numbers.
 
-    Each aligned block of 4^j numbers has the law of a family of j layers, and reversing the order
+    Each aligned block of 4^j numbers has the law of a family of j levels, and reversing the order
     changes nothing.
 
     Parameters
     ----------
     kind : "sub-volume" or "logarithmic"
-    layers : int
-        L = 4^layers numbers: `length`.
+    levels : int
+        L = 4^levels numbers: `length`.
     last_step : "replace", "map" or "none"
         The reading of the last step of the construction.
     target : float, optional
         The correlation that the last step sets; by default the paper's formula, which is 0 in both
-        families, the correlations within a row being -1/4 at every layer.
+        families, the correlations within a row being -1/4 at every level.
     """
 
-    def __init__(self, kind, layers, last_step="replace", target=None):
+    def __init__(self, kind, levels, last_step="replace", target=None):
         if kind not in COPIES:
             raise ValueError(f"kind must be one of {', '.join(COPIES)}, not {kind!r}.")
         if last_step not in LAST_STEPS:
             raise ValueError(
                 f"last_step must be one of {', '.join(LAST_STEPS)}, not {last_step!r}."
             )
-        if layers < 1:
-            raise ValueError(f"layers must be at least 1, not {layers}.")
-        self.kind, self.layers, self.last_step = kind, layers, last_step
-        self.length = 4**layers
+        if levels < 1:
+            raise ValueError(f"levels must be at least 1, not {levels}.")
+        self.kind, self.levels, self.last_step = kind, levels, last_step
+        self.length = 4**levels
         self._copied, self._fresh = M[:, : COPIES[kind]], M[:, COPIES[kind] :]
         self._g = self._copied @ self._copied.T
         self._r = self._fresh @ self._fresh.T
@@ -64,10 +64,15 @@ class GaussianFamily:
         formula = 2 / 5 * (inner[2, 3] + inner[0, 1]) + 1 / 5
         self.target = round(formula, 12) if target is None else target
 
+    def about(self) -> dict:
+        """What identifies it."""
+        names = ("kind", "levels", "last_step", "target")
+        return {name: getattr(self, name) for name in names}
+
     def covariance(self):
-        """C_layers, shape (L, L), float64: 8 L² bytes, 2.1 GB for seven layers."""
+        """C_layers, shape (L, L), float64: 8 L² bytes, 2.1 GB for seven levels."""
         below = M @ M.T
-        for _ in range(1, self.layers):
+        for _ in range(1, self.levels):
             n = len(below)
             matrix = np.multiply(below[:, None, :, None], self._g[None, :, None, :])
             rows = np.arange(n)
@@ -93,17 +98,17 @@ class GaussianFamily:
                 part[first], part[second] = own * a + other * b, other * a + own * b
 
     def correlation(self, i, j):
-        """corr(Z_i, Z_j), positions from 0, by descending the layers: no matrix is built."""
+        """corr(Z_i, Z_j), positions from 0, by descending the levels: no matrix is built."""
         if self.last_step == "map":
             return float(self.covariance()[i, j])
-        return self._entry(self.layers, *sorted((i, j)))
+        return self._entry(self.levels, *sorted((i, j)))
 
-    def _entry(self, layer, i, j):
-        if layer == 1:
+    def _entry(self, level, i, j):
+        if level == 1:
             return float((M @ M.T)[i, j])
         if self.last_step == "replace" and j == i + 1 and j % 4 == 0:
             return float(self.target)
-        entry = self._entry(layer - 1, i // 4, j // 4) * self._g[i % 4, j % 4]
+        entry = self._entry(level - 1, i // 4, j // 4) * self._g[i % 4, j % 4]
         return float(entry + (i // 4 == j // 4) * self._r[i % 4, j % 4])
 
     def two_point_mi(self, i, j):
@@ -137,18 +142,18 @@ class GaussianFamily:
         """ln|C| of the first `quarters` quarters, less a constant a quarter, without such a matrix.
 
         After j steps the determinant left to compute is that of (5/4)^j C_m ⊗ I + I ⊗ S with
-        m = k - j layers; S acts on the last digit (base 4) of the position times the `inner`
+        m = k - j levels; S acts on the last digit (base 4) of the position times the `inner`
         directions kept so far. The directions of that digit that carry fresh numbers are eliminated
         by a Schur complement. It is local, since neither R nor the last step (with target 0)
-        reaches beyond one row of the layer below: all blocks are equal, one is factorised. Until
-        the last layer but one there are as many blocks to a quarter, and these determinants cancel
-        in the mutual information: leaving them out keeps it accurate for any number of layers.
+        reaches beyond one row of the level below: all blocks are equal, one is factorised. Until
+        the last level but one there are as many blocks to a quarter, and these determinants cancel
+        in the mutual information: leaving them out keeps it accurate for any number of levels.
         """
         basis = M / np.linalg.norm(M, axis=0)
         kept, gone = slice(0, COPIES[self.kind]), slice(COPIES[self.kind], 4)
-        s = np.zeros((4, 4)) if self.layers > 1 else np.zeros((quarters, quarters))
+        s = np.zeros((4, 4)) if self.levels > 1 else np.zeros((quarters, quarters))
         scale, inner, log_det = 1.0, 1, 0.0
-        for m in range(self.layers, 1, -1):
+        for m in range(self.levels, 1, -1):
             rows = 4 if m > 2 else quarters
             fresh = scale * self._local_part(rows, basis)
             s = s.reshape(4, inner, 4, inner)
@@ -178,13 +183,13 @@ class GaussianFamily:
 
         Z = T ε with ε standard normal is a sample, and its exact conditionals are products of the
         same triangle: E[Z_i | Z_<i] = (T ε)_i - T_ii ε_i, with deviation T_ii. The factor of the
-        family with fewer layers is the upper left corner of this one.
+        family with fewer levels is the upper left corner of this one.
 
         Parameters
         ----------
         device : str or torch.device, optional
             Factorise there and return a torch tensor; by default a NumPy array comes back. L³/3
-            operations: for seven layers 1.5·10^12, about a minute on two CPU cores.
+            operations: for seven levels 1.5·10^12, about a minute on two CPU cores.
         """
         if device is None:
             return linalg.cholesky(

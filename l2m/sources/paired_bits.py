@@ -33,8 +33,8 @@ class PairSource:
 
     Attributes
     ----------
-    partner : int array (2^levels · bits,)
-        The index of each bit's partner, -1 if it has none.
+    mate : int array (2^levels · bits,)
+        The index of the bit that each is paired with, -1 if it is free.
     """
 
     def __init__(self, levels, exponent, bits=8, noise=0.0, seed=0):
@@ -45,20 +45,20 @@ class PairSource:
         self.bits, self.noise, self.vocab_size = bits, noise, 2**bits
         self.pair_mi = float(np.log(2) + xlogy(noise, noise) + xlogy(1 - noise, 1 - noise))
         rng = np.random.default_rng(seed)
-        partner, free = np.full(bits, -1), np.arange(bits)
+        mate, free = np.full(bits, -1), np.arange(bits)
         for level in range(1, levels + 1):
-            half = len(partner)
-            partner = np.append(partner, np.where(partner < 0, -1, partner + half))
+            half = len(mate)
+            mate = np.append(mate, np.where(mate < 0, -1, mate + half))
             left, right = rng.permutation(free), rng.permutation(free) + half
             keep = round(bits * 2 ** (exponent * level) / 2)
-            partner[left[keep:]], partner[right[keep:]] = right[keep:], left[keep:]
+            mate[left[keep:]], mate[right[keep:]] = right[keep:], left[keep:]
             free = np.append(left[:keep], right[:keep])
-        self.partner = partner
+        self.mate = mate
 
     def sample(self, n, length, rng):
         """n windows that start at position 0, int64 (n, length)."""
-        if length * self.bits > len(self.partner):
-            raise ValueError(f"length must be at most {len(self.partner) // self.bits}.")
+        if length * self.bits > len(self.mate):
+            raise ValueError(f"length must be at most {len(self.mate) // self.bits}.")
         values = rng.integers(2, size=(n, length * self.bits))
         later, earlier = self._pairs(0, length)
         values[:, later] = values[:, earlier] ^ (rng.random((n, len(later))) < self.noise)
@@ -90,7 +90,7 @@ class PairSource:
 
         A mixture of linked and unlinked positions, so it is far below the average MI over i.
         """
-        positions = len(self.partner) // self.bits
+        positions = len(self.mate) // self.bits
         later, earlier = self._pairs(0, positions)
         linked = later // self.bits - earlier // self.bits == d
         later, earlier = later[linked], earlier[linked]
@@ -107,7 +107,7 @@ class PairSource:
     def _pairs(self, start, length):
         """Indices (later, earlier) of the pairs whose two bits lie in the block."""
         first, last = start * self.bits, (start + length) * self.bits
-        later = np.arange(first, min(last, len(self.partner)))
-        earlier = self.partner[later]
+        later = np.arange(first, min(last, len(self.mate)))
+        earlier = self.mate[later]
         inside = (earlier >= first) & (earlier < later)
         return later[inside], earlier[inside]

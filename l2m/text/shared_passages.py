@@ -23,7 +23,7 @@ def overlaps(file: TokenFile, training, held_out) -> pd.DataFrame:
     `SHINGLE` tokens that the training book has too; pairs that have any, the largest first. One
     run in `SAMPLED` is looked at.
     """
-    weight = np.random.default_rng(0).integers(0, 2**64, file.vocabulary, np.uint64)
+    weight = np.random.default_rng(0).integers(0, 2**64, file.vocab_size, np.uint64)
     own = [_shingles(file, book, weight) for book in held_out]
     shingles, first = np.unique(np.concatenate(own), return_index=True)
     owner = np.repeat(np.arange(len(own)), list(map(len, own)))[first]
@@ -52,7 +52,7 @@ def require_apart(file: TokenFile, training, held_out) -> pd.DataFrame:
         pairs = [f"{a!r} has {share:.0%} in {b!r}" for a, b, share in same.head(5).values]
         raise ValueError(
             f"{len(same)} pairs of a held-out and a training book have text in common "
-            f"({'; '.join(pairs)}): exclude one of each (`Experiment.exclude`), or split with "
+            f"({'; '.join(pairs)}): exclude one of each (`exclude`), or split with "
             "another seed"
         )
     return table

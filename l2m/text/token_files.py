@@ -113,12 +113,12 @@ def tokenised(documents: Iterable, tokenizer, about) -> TokenFile:
     Raises
     ------
     RuntimeError
-        If the file is damaged, or another process is making it.
+        If the file is damaged. One that another process is making is waited for.
     """
     about = {"tokenizer": tokenizer_key(tokenizer), "corpora": about}
     folder = cache_dir() / "tokens" / digest(about)[:16]
     if not folder.exists():
-        with held(folder):
+        with held(folder, wait=True):
             if not folder.exists():
                 _make(folder, documents, tokenizer, about)
     return open_tokens(folder)

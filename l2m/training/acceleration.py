@@ -1,13 +1,19 @@
 """What makes a model train faster without changing its numbers.
 
-Compiled layers, one at a time, since a model's layers are alike and compile once; the faster of two
-scans for Mamba; the fastest attention kernel; a whole step as one CUDA graph.
+Compiled layers, one at a time, since a model's layers are alike and compile once; the fastest
+attention kernel; a whole step as one CUDA graph. And what share of the
+card's arithmetic a model uses then.
 """
 
 from contextlib import nullcontext
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from l2m.language_models.likelihood import body
+from l2m.language_models.models import device_name
+
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, NVIDIA's data sheets
 
 # The fastest first; each does only some cases (no mask, half precision, …).
 ATTENTION = (
@@ -27,24 +33,13 @@ def attention_kernels(device):
 
 def prepare(model, compile_layers: bool) -> None:
     """Make a model fast on its device without changing its numbers; it must not use a cache."""
-    backbone = getattr(model, "backbone", None) or model.base_model
+    backbone = body(model)
     kind, cuda = backbone.config.model_type, next(model.parameters()).is_cuda
     for layer in backbone.h if kind == "gpt2" else backbone.layers:
         if kind.startswith("mamba") and cuda:
             layer.norm.register_forward_hook(_to_autocast)
-            _take_kernels(layer.mixer, kind)
         if compile_layers:
             layer.compile()
-
-
-def _take_kernels(mixer, kind):
-    if kind == "mamba":
-        from l2m.training.mamba_mixer import Mixer
-
-        mixer.__class__ = Mixer  # a class, since compiled code is shared by a class
-    else:
-        # The kernels are opaque to the compiler, which would stumble over them one by one.
-        mixer.forward = torch.compiler.disable(mixer.forward)
 
 
 def _to_autocast(module, inputs, output):
@@ -61,17 +56,15 @@ def autocast_dtype(x):
 def graphed(step_on, batches, optimiser, step):
     """Capture one step as a CUDA graph; returns the function that copies a batch in and replays.
 
-    Warming up is done with the optimiser's `step` left out, so that nothing changes.
+    Warming up leaves the optimiser's step out (`update=False`), so that nothing changes.
     """
     static = [tuple(t.clone() for t in batch) for batch in batches(step)]
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        update, optimiser.step = optimiser.step, lambda: None
         for _ in range(3):
             optimiser.zero_grad(set_to_none=True)
-            step_on(static)
-        optimiser.step = update
+            step_on(static, update=False)
     torch.cuda.current_stream().wait_stream(stream)
     optimiser.zero_grad(set_to_none=True)
     graph = torch.cuda.CUDAGraph()
@@ -86,3 +79,24 @@ def graphed(step_on, batches, optimiser, step):
         return result
 
     return replay
+
+
+def flops_per_token(model, length: int) -> float:
+    """Floating-point operations of one token's forward and backward pass.
+
+    Six a weight that multiplies (tied embeddings once, positions not), and 6·layers·width·L for
+    causal attention (App. B of PaLM, arXiv 2204.02311, halved since half of the pairs are
+    masked). The scans of Mamba are not counted.
+    """
+    weights = sum(
+        p.numel() for name, p in model.named_parameters() if not name.endswith("wpe.weight")
+    )
+    config = model.config
+    attention = config.model_type == "gpt2"
+    return 6 * weights + attention * 6 * config.num_hidden_layers * config.hidden_size * length
+
+
+def peak_flops(device) -> float:
+    """Operations a second of the card's data sheet in bf16, or 0 if it is not known."""
+    name = device_name(device)
+    return next((peak for card, peak in PEAK_FLOPS.items() if card in name), 0.0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from l2m.results import write_atomic
+from l2m.files import write_atomic
 
 KEPT = 2  # the last one, and the one before in case the disk harms it
 

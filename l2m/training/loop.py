@@ -7,6 +7,7 @@ What is trained on is a *task*, any object with
                                       of a step; a pure function of the task's seed and the step
     loss(model, *batch)               scalar, mean over sequences and positions, in nats
     values(model, *batch)             (B, L), the same position by position
+    about()                           what identifies its data, as JSON has it: kind, seed, hashes
 
 Since a batch follows from its step, a run resumes anywhere, and processes of `torchrun` share it.
 """
@@ -22,11 +23,18 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
-from l2m.training.acceleration import attention_kernels, graphed, prepare
+from l2m.language_models.models import default_device, device_name, weights_sha256
+from l2m.training.acceleration import (
+    attention_kernels,
+    flops_per_token,
+    graphed,
+    peak_flops,
+    prepare,
+)
 from l2m.training.checkpoints import load_latest, save
-from l2m.language_models.models import default_device, require_kernels
-from l2m.training.throughput import flops_per_token, metrics, peak_flops, progress_bar, state
+from l2m.training.networks import require_kernels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +44,10 @@ class Training:
     Attributes
     ----------
     steps, batch_size : optimiser steps, and sequences a step (all processes together).
-    peak_rate, warmup : the learning rate rises linearly for `warmup` steps to `peak_rate`, then
-        falls to zero as a cosine.
-    weight_decay, clip, betas : of AdamW (matrices alone decay); largest norm of the gradient.
-    accumulate : parts that a step's batch is processed in.
+    learning_rate, warmup_steps : the rate rises linearly for `warmup_steps` to `learning_rate`,
+        then falls to zero as a cosine.
+    weight_decay, grad_clip, betas : of AdamW (matrices alone decay); largest norm of the gradient.
+    gradient_accumulation_steps : parts that a step's batch is processed in.
     precision : "bf16" (autocast: matrix products in bf16, weights and losses in fp32) or "fp32".
     compile : compile the layers (`torch.compile`).
     graph : replay each step as one CUDA graph; for small models, whose time is launches.
@@ -48,23 +56,23 @@ class Training:
 
     steps: int
     batch_size: int
-    peak_rate: float = 6e-4
-    warmup: int = 100
+    learning_rate: float = 6e-4
+    warmup_steps: int = 100
     weight_decay: float = 0.01
-    clip: float = 1.0
+    grad_clip: float = 1.0
     betas: tuple[float, float] = (0.9, 0.95)
-    accumulate: int = 1
+    gradient_accumulation_steps: int = 1
     precision: str = "bf16"
     compile: bool = False
     graph: bool = False
     log_every: int = 10
     save_every: int = 0
 
-    def rate(self, step: int) -> float:
+    def rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
-        rise = min(1.0, (step + 1) / max(1, self.warmup))
-        done = max(0, step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.peak_rate * rise * (1 + math.cos(math.pi * done)) / 2
+        rise = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        done = max(0, step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return self.learning_rate * rise * (1 + math.cos(math.pi * done)) / 2
 
 
 def train(
@@ -85,7 +93,7 @@ def train(
 
     Parameters
     ----------
-    model : of `l2m.language_models.models.build_model`.
+    model : of `build_model`.
     task : see the module's text.
     folder : where checkpoints go; none are written when None.
     device : a GPU if there is one when None.
@@ -95,9 +103,9 @@ def train(
 
     Returns
     -------
-    DataFrame `step, tokens, loss, rate, gradient_norm, seconds, watched`: loss in nats, the mean
-    since the row before; `watched` is NaN where nothing was asked. `attrs`: device, tokens,
-    tokens_per_second, model_flops_share (None off the data sheets of `l2m.training.throughput`).
+    DataFrame `step, tokens, loss, learning_rate, grad_norm, seconds, watched`: loss in nats, the
+    mean since the row before; `watched` is NaN where nothing was asked. `attrs`: device, tokens,
+    tokens_per_second, model_flops_share (None where the card's data sheet is not known).
 
     Raises
     ------
@@ -112,11 +120,12 @@ def train(
     device = torch.device(device or default_device())
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
-    share = config.batch_size // (world * config.accumulate)
-    if share * world * config.accumulate != config.batch_size:
+    parts = config.gradient_accumulation_steps
+    share = config.batch_size // (world * parts)
+    if share * world * parts != config.batch_size:
         raise ValueError(
             f"a batch of {config.batch_size} sequences does not divide among {world} process(es) × "
-            f"accumulate={config.accumulate}"
+            f"gradient_accumulation_steps={parts}"
         )
     if config.graph and (world > 1 or device.type != "cuda"):
         raise ValueError("graph=True needs one process and a GPU")
@@ -128,29 +137,27 @@ def train(
     if world > 1:
         objective = _distributed(objective, device)
     optimiser = _optimiser(model, config, device)
-    about = {"config": dataclasses.asdict(config), "model": model.config.to_diff_dict()}
-    about = json.loads(json.dumps(about, default=str))
+    about = _identity(model, task, config) if folder else {}
     start, rows = load_latest(folder, model, optimiser, about) if folder else (0, [])
 
-    def step_on(batches):
+    def step_on(batches, update=True):
         total = 0.0
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
             with nullcontext() if last or world == 1 else objective.no_sync():
                 with autocast(device, config.precision), attention_kernels(device):
-                    loss = objective(*batch) / config.accumulate
+                    loss = objective(*batch) / parts
                 loss.backward()
             total = total + loss.detach()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-        optimiser.step()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+        if update:
+            optimiser.step()
         return total, norm
 
     def batches(step):
-        offset = rank * share * config.accumulate
-        parts = [
-            slice(offset + i * share, offset + (i + 1) * share) for i in range(config.accumulate)
-        ]
-        return [task.batch(step, config.batch_size, part, device) for part in parts]
+        first = rank * share * parts
+        rows = [slice(first + i * share, first + (i + 1) * share) for i in range(parts)]
+        return [task.batch(step, config.batch_size, part, device) for part in rows]
 
     def eager(step):
         optimiser.zero_grad(set_to_none=True)
@@ -164,10 +171,17 @@ def train(
     peak = peak_flops(device) * world
     losses, clock = [], time.perf_counter()
     until = clock + deadline
-    bar = progress_bar(config.steps * tokens, start * tokens, progress and rank == 0)
+    bar = tqdm(
+        total=config.steps * tokens,
+        initial=start * tokens,
+        unit="token",
+        unit_scale=True,
+        disable=not (progress and rank == 0),
+        mininterval=1,
+    )
     for step in range(start, config.steps):
         for group in optimiser.param_groups:
-            _set_rate(group, config.rate(step))
+            _set_rate(group, config.rate_at(step))
         loss, norm = advance(step)
         losses.append(loss.clone())
         bar.update(tokens)
@@ -179,19 +193,21 @@ def train(
             value = _mean(losses, world)
             if not math.isfinite(value):
                 raise RuntimeError(
-                    f"the loss is {value} at step {done}: lower peak_rate={config.peak_rate}"
+                    f"the loss is {value} at step {done}: lower the learning rate, "
+                    f"{config.learning_rate}"
                 )
             seconds = time.perf_counter() - clock
-            rows.append([done, done * tokens, value, config.rate(step), float(norm), seconds])
+            rows.append([done, done * tokens, value, config.rate_at(step), float(norm), seconds])
             rows[-1].append(float(watch(model)) if watching else None)
-            bar.set_postfix_str(state(value, len(losses) * tokens / seconds * flops, peak))
+            use = len(losses) * tokens / seconds * flops / peak if peak else 0.0
+            bar.set_postfix_str(f"loss {value:.4f}" + (f", {use:.0%} of peak" if peak else ""))
             if saving and folder and rank == 0:
                 save(folder, done, rows, model, optimiser, about)
             losses, clock = [], time.perf_counter()
         if late:
             break
     bar.close()
-    return metrics(rows, device, flops, peak)
+    return _table(rows, device, flops, peak)
 
 
 @torch.inference_mode()
@@ -229,6 +245,18 @@ class _Objective(nn.Module):
         return self.loss(self.model, *batch)
 
 
+def _identity(model, task, config) -> dict:
+    """All that makes a run's numbers: settings, architecture, first weights, data."""
+    if not hasattr(task, "about"):
+        raise TypeError(
+            f"{type(task).__name__} cannot say what identifies its data: give it a method about() "
+            "that returns a dict (kind, seed, hashes), or train without a folder"
+        )
+    parts = {"config": dataclasses.asdict(config), "model": model.config.to_diff_dict()}
+    parts |= {"task": task.about(), "first weights": {"sha256": weights_sha256(model)}}
+    return json.loads(json.dumps(parts, default=str))
+
+
 def _distributed(objective, device):
     import torch.distributed as dist
 
@@ -249,7 +277,7 @@ def _optimiser(model, config, device):
         {"params": [named[n] for n in kept], "weight_decay": 0.0},
     ]
     cuda = device.type == "cuda"
-    rate = torch.tensor(config.peak_rate, device=device) if cuda else config.peak_rate
+    rate = torch.tensor(config.learning_rate, device=device) if cuda else config.learning_rate
     optimiser = torch.optim.AdamW(
         groups,
         lr=rate,
@@ -276,6 +304,22 @@ def _set_rate(group, rate):
         group["lr"].fill_(rate)
     else:
         group["lr"] = rate
+
+
+def _table(rows, device, flops, peak) -> pd.DataFrame:
+    """What `train` returns, from its rows."""
+    columns = ["step", "tokens", "loss", "learning_rate", "grad_norm", "seconds", "watched"]
+    table = pd.DataFrame(rows, columns=columns).astype({"watched": float})
+    steady = table.iloc[len(table) // 10 :]  # without compiling and warming up
+    done = steady.tokens.max() - table.tokens.shift(fill_value=0).iloc[len(table) // 10]
+    speed = float(done / steady.seconds.sum()) if len(table) else float("nan")
+    table.attrs = {
+        "device": device_name(device),
+        "tokens": int(table.tokens.max()) if len(table) else 0,
+        "tokens_per_second": speed,
+        "model_flops_share": speed * flops / peak if peak else None,
+    }
+    return table
 
 
 def _mean(losses, world):

@@ -8,31 +8,29 @@ fp32.
 """
 
 import torch
-from torch.nn.functional import cross_entropy
 
-from l2m.training.acceleration import autocast_dtype
+from l2m.language_models.likelihood import hidden_states, log_likelihood
 from l2m.language_models.packing import compiled
-from l2m.language_models.networks import run_backbone
+from l2m.training.acceleration import autocast_dtype
 
 CHUNK_BYTES = 1 << 32  # of a chunk's logits in fp32; they live in the dtype of the products
 
 
-def token_loss(model, tokens, bos: int):
+def token_loss(model, tokens, bos_token_id: int):
     """Mean loss of a language model on tokens (B, L), BOS in front: fp32 scalar, nats."""
-    hidden, weight = _last_hidden(model, tokens, bos)
-    return linear_cross_entropy(hidden, weight, tokens.flatten())
+    hidden = _last_hidden(model, tokens, bos_token_id).flatten(0, 1)
+    return linear_cross_entropy(hidden, model.get_output_embeddings().weight, tokens.flatten())
 
 
-def token_values(model, tokens, bos: int):
-    """Loss of every token, fp32 (B, L), in nats; see `token_loss`."""
-    hidden, weight = _last_hidden(model, tokens, bos)
-    return token_losses(hidden, weight, tokens.flatten()).view(tokens.shape)
+@torch.no_grad()
+def token_values(model, tokens, bos_token_id: int):
+    """Loss of every token, fp32 (B, L), in nats, not differentiable."""
+    return -log_likelihood(model, _last_hidden(model, tokens, bos_token_id), tokens)
 
 
-def _last_hidden(model, tokens, bos):
-    inputs = torch.cat([torch.full_like(tokens[:, :1], bos), tokens[:, :-1]], 1)
-    hidden = run_backbone(model.base_model, input_ids=inputs)
-    return hidden.flatten(0, 1), model.get_output_embeddings().weight
+def _last_hidden(model, tokens, bos_token_id):
+    bos = torch.full_like(tokens[:, :1], bos_token_id)
+    return hidden_states(model, input_ids=torch.cat([bos, tokens[:, :-1]], 1))
 
 
 def linear_cross_entropy(hidden, weight, targets):
@@ -51,21 +49,12 @@ def linear_cross_entropy(hidden, weight, targets):
     return _LinearCrossEntropy.apply(hidden, weight, targets)
 
 
-@torch.no_grad()
-def token_losses(hidden, weight, targets):
-    """-log softmax(hidden · weightᵀ)[targets] of every token: fp32 (N,), not differentiable."""
-    hidden, weight = _cast(hidden, weight)
-    chunks = zip(*(x.split(_rows(weight)) for x in (hidden, targets)), strict=True)
-    return torch.cat(
-        [cross_entropy((h @ weight.T).float(), t, reduction="none") for h, t in chunks]
-    )
-
-
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets):
         ctx.dtypes = hidden.dtype, weight.dtype
-        hidden, weight = _cast(hidden, weight)
+        dtype = autocast_dtype(hidden)
+        hidden, weight = hidden.detach().to(dtype), weight.detach().to(dtype)
         loss = torch.zeros((), device=hidden.device)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
@@ -95,12 +84,6 @@ def _softmax(logits, targets, scale: float):
     hot = torch.arange(wide.shape[1], device=wide.device) == targets[:, None]
     grad = ((wide - log_norm).exp() - hot.float()) * scale
     return nll, grad.to(logits.dtype)
-
-
-def _cast(hidden, weight):
-    """Both in the dtype of autocast if that is on, else in that of `hidden`."""
-    dtype = autocast_dtype(hidden)
-    return hidden.detach().to(dtype), weight.detach().to(dtype)
 
 
 def _rows(weight):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from transformers.models.mamba.modeling_mamba import MambaMixer
 
-from l2m.language_models.models import missing_kernels
+from l2m.training.networks import missing_kernels
 
 if importlib.util.find_spec("triton"):
     from l2m.training.selective_scan import selective_scan
@@ -19,12 +19,13 @@ class Mixer(MambaMixer):
     """Mamba-1's mixer, by our scan where all around it is compiled and there are many states.
 
     Few states, as of a single narrow sequence, would leave most of a GPU idle, and not compiled it
-    is many kernels: then, if it is installed, mamba-ssm does it all in one.
+    is many kernels: then, if it is installed, mamba-ssm does it all in one. Off a GPU, or with a
+    cache, it is that of transformers.
     """
 
-    def forward(self, hidden, cache_params=None, attention_mask=None):
-        if cache_params is not None:
-            raise ValueError("a model prepared for training has no cache: pass use_cache=False")
+    def forward(self, hidden, cache_params=None, attention_mask=None, **options):
+        if cache_params is not None or not _on_gpu(hidden):
+            return super().forward(hidden, cache_params, attention_mask, **options)
         many = hidden.shape[0] * self.A_log.numel() >= MANY_STATES
         if MAMBA_SSM and not (many and torch.compiler.is_compiling()):
             return _fused(self, hidden)
@@ -39,6 +40,10 @@ class Mixer(MambaMixer):
         delta = F.softplus(delta).to(z.dtype)
         y = selective_scan(u, delta, -self.A_log.float().exp(), B, C)
         return self.out_proj(((y + u * self.D) * F.silu(z)).to(z.dtype))
+
+
+def _on_gpu(tensor) -> bool:
+    return tensor.is_cuda
 
 
 @torch.compiler.disable

@@ -8,13 +8,22 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from l2m.training.tasks import GaussianTask, conditional_kl
 from torch.distributions import Normal, kl_divergence
 
 from l2m.experiments import gaussian as gaussian_training
-from l2m.sources.gaussian import GaussianFamily
-from l2m.training.tasks import GaussianTask, conditional_kl
-from l2m.experiments.gaussian import Run, blocks, by_block, gathered, keep, main, thin_curve, train_run
+from l2m.experiments.gaussian import (
+    Run,
+    blocks,
+    by_block,
+    gathered,
+    keep,
+    main,
+    thin_curve,
+    train_run,
+)
 from l2m.results import MissingResult
+from l2m.sources.gaussian import GaussianFamily
 
 TINY = {"length": 16, "copies": 8, "width": 32, "layers": 1, "vectors": 512, "warmup": 5}
 TINY |= {"held_out": 2048, "peak_rate": 1e-2}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2m.experiments.data_collapse import collapse, monotone
+from l2m.information.data_collapse import collapse, monotone
 
 
 def best_monotone(y):

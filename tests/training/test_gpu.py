@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from l2m.language_models.models import build_model
-from l2m.training.loss import token_values
 from l2m.training.loop import Training, evaluate_positions, train
+from l2m.training.loss import token_values
+from l2m.training.networks import build_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 SIZES = {
@@ -38,7 +38,7 @@ class Walk:
 
 
 def tokens_and_model(family):
-    model = build_model(family, vocabulary=50, length=256, **SIZES[family]).train()
+    model = build_model(family, vocab_size=50, length=256, **SIZES[family]).train()
     return model, torch.randint(1, 50, (2, 256), generator=torch.Generator().manual_seed(0))
 
 
@@ -73,7 +73,13 @@ def test_kernels_agree_with_the_slow_path(family, library, tmp_path, monkeypatch
 @pytest.mark.parametrize("family", SIZES)
 @pytest.mark.parametrize("change", [{"graph": True}, {"compile": True}], ids=["graph", "compiled"])
 def test_fast_training_is_plain_training(family, change):
-    config = {"steps": 20, "batch_size": 16, "warmup": 5, "peak_rate": 1e-3, "log_every": 5}
+    config = {
+        "steps": 20,
+        "batch_size": 16,
+        "warmup_steps": 5,
+        "learning_rate": 1e-3,
+        "log_every": 5,
+    }
     config |= {"precision": "fp32"}
     losses = [
         train(vectors(family), Walk(), Training(**config, **extra), progress=False).loss
@@ -84,7 +90,7 @@ def test_fast_training_is_plain_training(family, change):
 
 
 def test_a_graph_resumes_where_it_stopped(tmp_path):
-    config = Training(steps=20, batch_size=16, warmup=5, graph=True, save_every=10)
+    config = Training(steps=20, batch_size=16, warmup_steps=5, graph=True, save_every=10)
     whole, again = vectors("mamba"), vectors("mamba")
     train(whole, Walk(), config, tmp_path, progress=False)
     max(tmp_path.iterdir()).unlink()

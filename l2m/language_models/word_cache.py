@@ -1,61 +1,16 @@
 """What a language model misses of its past: mix it with a cache of what it has read, and see.
 
-    python -m l2m.information.word_cache missed --length 8192 --windows 400
-
 A cache model {cite}`kuhn1990cache` predicts that words come back, and what followed a word follows
 it again. It knows nothing else, so if it improves a language model, that model had left something
 lying in its past: as many nats, at least, as the mixture gains.
 """
 
-import sys
 from collections import Counter
 
 import numpy as np
 import pandas as pd
 
-from l2m.language_models import models
-from l2m.experiments.measure import command_line, identity, run, scored_windows
-from l2m.results import recorded
-from l2m.language_models.scoring import powers_of_two
-
 FROM = 8  # tokens; before, there is nothing to come back
-
-
-def missed_terms(
-    name: str,
-    corpus: str = "english-novels-100",
-    model: str = models.EMBEDDED,
-    length: int = 2048,
-    windows: int = 1000,
-    bos: int = -1,
-    dtype: str = "bfloat16",
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Nats that a cache adds to log q(y|x) and to log q(y), for every window and split.
-
-    Parameters
-    ----------
-    name : of the result (see `l2m.results.recorded`); the others as in `l2m.experiments.measure.measure`,
-        whose scores of r = 2 are used if they are kept.
-
-    Returns
-    -------
-    `missed_table`.
-    """
-    params = {
-        **identity(corpus, model),
-        **{"length": length, "windows": windows, "ratio": 2, "largest_split": 0, "partners": 1},
-        **{"bos": bos, "dtype": dtype, "seed": seed},
-    }
-
-    def compute():
-        sample, scores, attrs = scored_windows(params, powers_of_two(length), 2)
-        table = missed_table(scores, sample.tokens)
-        table.attrs = attrs
-        return table
-
-    command = command_line("cache_model", missed_terms, name, params)
-    return recorded(name, params, compute, command=command)
 
 
 def missed_table(scores, tokens) -> pd.DataFrame:
@@ -63,7 +18,7 @@ def missed_table(scores, tokens) -> pd.DataFrame:
 
     Parameters
     ----------
-    scores : `l2m.language_models.scoring.Scores` of windows; `tokens` : (n, T), the windows.
+    scores : `Scores` of windows; tokens : (n, T), the windows.
 
     Returns
     -------
@@ -130,12 +85,3 @@ def mixture_weights(probabilities, steps=50) -> np.ndarray:
         share = weights[:, None] * probabilities
         weights = (share / share.sum(0)).mean(1)
     return weights
-
-
-def show_gains(table):
-    """Print what the cache adds, in nats, by split."""
-    print(table.groupby("split")[["joint", "marginal"]].mean().round(2).to_string())
-
-
-if __name__ == "__main__":
-    sys.exit(run("cache_model", missed_terms, show_gains))

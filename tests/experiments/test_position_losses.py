@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-
 from l2m.experiments.book_evaluation import block_edges
+
 from l2m.experiments.position_losses import BookLosses, above_zero_from, book_losses, lowest
 
 

@@ -11,16 +11,18 @@ from hypothesis import strategies as st
 
 from l2m.memory.architectures import FAMILIES, OUTSIDE, architectures
 from l2m.memory.history_state import (
-    Bound,
     HistoryState,
-    Memory,
-    growth,
     history_state,
     history_state_bytes,
     history_state_dim,
+)
+from l2m.memory.l2m_condition import (
+    Bound,
+    growth,
     required_dim,
     satisfies_l2m,
 )
+from l2m.memory.layer_memories import Memory
 
 LENGTH = 23  # longer than every window, and one short of a whole number of blocks
 SMALL = dict(

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2m.training.loop import loss as token_loss
+from l2m.training import loss as token_loss
 
 
 @settings(max_examples=30, deadline=None)
@@ -15,7 +15,7 @@ from l2m.training.loop import loss as token_loss
     chunk_bytes=st.sampled_from([64, 4096, 1 << 20]),
     seed=st.integers(0, 99),
 )
-def test_values_and_gradients_are_those_of_cross_entropy(n, width, vocabulary, chunk_bytes, seed):
+def test_value_and_gradients_are_those_of_cross_entropy(n, width, vocabulary, chunk_bytes, seed):
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(n, width, generator=generator, requires_grad=True)
     weight = torch.randn(vocabulary, width, generator=generator, requires_grad=True)
@@ -24,12 +24,10 @@ def test_values_and_gradients_are_those_of_cross_entropy(n, width, vocabulary, c
     try:
         loss = token_loss.linear_cross_entropy(hidden, weight, targets)
         ours = torch.autograd.grad(3 * loss, [hidden, weight])
-        each = token_loss.token_losses(hidden, weight, targets)
     finally:
         token_loss.CHUNK_BYTES = old
     naive = torch.nn.functional.cross_entropy(hidden @ weight.T, targets, reduction="none")
     theirs = torch.autograd.grad(3 * naive.mean(), [hidden, weight])
-    torch.testing.assert_close(each, naive.detach())
     torch.testing.assert_close(loss, naive.mean())
     torch.testing.assert_close(ours, theirs)
 

@@ -3,21 +3,12 @@
 import pytest
 import torch
 
-from l2m.training.loop import mamba_mixer
-from l2m.language_models.models import build_model
-from l2m.training.selective_scan import selective_scan
+from l2m.training import mamba_mixer
 from l2m.training.loss import token_loss
+from l2m.training.networks import build_model
+from l2m.training.selective_scan import selective_scan, selective_scan_reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def recurrence(u, delta, A, B, C):
-    h, ys = 0, []
-    for t in range(u.shape[1]):
-        dt = delta[:, t, :, None]
-        h = torch.exp(dt * A) * h + dt * u[:, t, :, None] * B[:, t, None]
-        ys.append((h * C[:, t, None]).sum(-1))
-    return torch.stack(ys, 1)
 
 
 def example(batch, L, D, N, dtype):
@@ -43,14 +34,16 @@ def run(scan, *inputs):
 def test_outputs_and_gradients_are_those_of_the_recurrence(shape):
     exact = example(*shape, torch.float64)
     fast = run(selective_scan, *(x.float().to(DEVICE) for x in exact))
-    for got, expected in zip(fast, run(recurrence, *exact), strict=True):
+    for got, expected in zip(fast, run(selective_scan_reference, *exact), strict=True):
         assert (got.cpu() - expected).abs().max() < 2e-6 * expected.abs().max()
 
 
 def test_half_precision_rounds_only_inputs_and_outputs():
     inputs = [x.bfloat16() for x in example(1, 64, 2, 4, torch.float32)]
     fast = run(selective_scan, *(x.to(DEVICE) for x in inputs))
-    for got, expected in zip(fast, run(recurrence, *(x.double() for x in inputs)), strict=True):
+    for got, expected in zip(
+        fast, run(selective_scan_reference, *(x.double() for x in inputs)), strict=True
+    ):
         assert got.dtype == torch.bfloat16
         assert (got.cpu() - expected).abs().max() < 2**-7 * expected.abs().max()
 
@@ -58,28 +51,21 @@ def test_half_precision_rounds_only_inputs_and_outputs():
 def test_a_mamba_with_our_mixer_is_the_one_of_transformers(monkeypatch):
     monkeypatch.setattr(mamba_mixer, "MAMBA_SSM", False)
     torch._dynamo.reset()
-    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)  # once for all layers
     tokens = torch.randint(1, 50, (1, 20), generator=torch.Generator().manual_seed(0)).to(DEVICE)
-    model = build_model("mamba", vocabulary=50, length=64, layers=2, width=8, state=3).to(DEVICE)
+    model = build_model("mamba", vocab_size=50, length=64, layers=2, width=8, state=3).to(DEVICE)
     results, near = [], 3e-6 if DEVICE == "cpu" else 1e-3  # where it is compared with kernels
-    for change in (lambda layer: None, _mix, _compile):
-        for layer in model.backbone.layers:
-            change(layer)
-        model.zero_grad()
-        loss = token_loss(model, tokens, bos=0)
-        loss.backward()
-        results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
+    with monkeypatch.context() as patched, torch._dynamo.config.patch(error_on_recompile=True):
+        for ours, compiled in ((False, False), (True, False), (True, True)):
+            patched.setattr(mamba_mixer, "_on_gpu", lambda _, ours=ours: ours)
+            for layer in model.backbone.layers if compiled else ():  # once for all layers
+                layer.compile(backend="aot_eager", fullgraph=True)
+            model.zero_grad()
+            loss = token_loss(model, tokens, 0)
+            loss.backward()
+            results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
     for ours in results[1:]:
         for got, expected in zip(ours, results[0], strict=True):
             assert (got - expected).abs().max() < near * expected.abs().max()
-
-
-def _mix(layer):
-    layer.mixer.__class__ = mamba_mixer.Mixer
-
-
-def _compile(layer):
-    layer.compile(backend="aot_eager", fullgraph=True)
 
 
 def test_the_scan_asks_for_a_gpu(monkeypatch):

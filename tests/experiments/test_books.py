@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_token_files import library, words
-
-from l2m.experiments import books as book_training
+from helpers import library, words
 from l2m.experiments.book_evaluation import HeldOut, block_edges, held_out_windows, thinned
 from l2m.experiments.book_runs import EXPERIMENTS, Experiment, Run
-from l2m.text.sequences import BookTask
+
+from l2m.experiments import books as book_training
 from l2m.experiments.books import carry_out, finished, gathered, run_folder
+from l2m.text.sequences import BookTask
 from l2m.text.token_files import token_file
 
 

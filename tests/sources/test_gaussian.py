@@ -23,16 +23,16 @@ def dense_bipartite(family, split):
     return (x + y - whole) / 2
 
 
-def construct(kind, layers, rng, n):
+def construct(kind, levels, rng, n):
     """Samples built as the paper builds them, without the last step."""
     gamma, rho = np.sqrt(5) / 4, 1 / 4
     m = [[gamma, gamma, gamma, rho], [-gamma, gamma, -gamma, rho]]
     m = np.array([*m, [-gamma, -gamma, gamma, rho], [gamma, -gamma, -gamma, rho]])
-    if layers == 0:
+    if levels == 0:
         return rng.standard_normal((n, 1))
-    columns = rng.standard_normal((n, 4 ** (layers - 1), 4))
+    columns = rng.standard_normal((n, 4 ** (levels - 1), 4))
     for c in range(3 if kind == "sub-volume" else 1):
-        columns[:, :, c] = construct(kind, layers - 1, rng, n)
+        columns[:, :, c] = construct(kind, levels - 1, rng, n)
     return (columns @ m.T).reshape(n, -1)
 
 
@@ -46,8 +46,8 @@ def test_covariance_is_a_correlation_matrix(family):
     np.testing.assert_allclose(c, c[::-1, ::-1], atol=1e-14)
     assert np.linalg.eigvalsh(c)[0] > 0.1
     quarter = family.length // 4
-    if family.layers > 1:  # consistent: each aligned block is a family of fewer layers
-        smaller = GaussianFamily(family.kind, family.layers - 1, family.last_step).covariance()
+    if family.levels > 1:  # consistent: each aligned block is a family of fewer levels
+        smaller = GaussianFamily(family.kind, family.levels - 1, family.last_step).covariance()
         if family.last_step != "map":
             np.testing.assert_allclose(c[quarter : 2 * quarter, quarter : 2 * quarter], smaller)
 
@@ -76,8 +76,8 @@ def test_two_point_mi_reads_the_covariance(kind, step):
 
 @pytest.mark.parametrize("step", STEPS)
 def test_both_families_have_the_same_antipodal_mi(step):
-    for layers in range(1, 5):
-        one, other = (GaussianFamily(kind, layers, step) for kind in KINDS)
+    for levels in range(1, 5):
+        one, other = (GaussianFamily(kind, levels, step) for kind in KINDS)
         last = one.length - 1
         assert one.two_point_mi(0, last) == pytest.approx(other.two_point_mi(0, last))
 
@@ -99,12 +99,12 @@ def test_covariance_is_that_of_the_construction(kind):
 
 def test_without_the_last_step_the_laws_are_exact():
     """I_BP(L/2; L) triples with each layer in one family and stays in the other."""
-    for layers in (2, 6):
+    for levels in (2, 6):
         for kind, factor in zip(KINDS, (3, 1), strict=True):
             first = GaussianFamily(kind, 1).bipartite_mi(2)
-            family = GaussianFamily(kind, layers, "none")
+            family = GaussianFamily(kind, levels, "none")
             mi = family.bipartite_mi(family.length // 2)
-            assert mi == pytest.approx(first * factor ** (layers - 1))
+            assert mi == pytest.approx(first * factor ** (levels - 1))
 
 
 def test_many_layers_stay_accurate():

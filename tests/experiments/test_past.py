@@ -2,9 +2,9 @@
 
 import numpy as np
 import torch
-from test_scoring import naive, tiny, windows
-
+from helpers import naive, tiny, windows
 from l2m.experiments.context import past_table
+
 from l2m.language_models.scoring import score
 
 

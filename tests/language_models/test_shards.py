@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 
+import helpers
 import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from test_scoring import assert_same, tiny
+from helpers import assert_same, tiny
 
 from l2m.language_models import shards
 from l2m.language_models.scoring import score
@@ -18,7 +19,7 @@ WORKER = """
 import os, signal, sys
 import numpy as np, torch
 sys.path.insert(0, {tests!r})
-from test_scoring import tiny
+from helpers import tiny
 from l2m.language_models import shards
 from l2m.language_models.scoring import score
 torch.set_num_threads(1)
@@ -48,7 +49,7 @@ def scored(windows, folder=None, **options):
 
 
 def work(folder, after=None, launcher=()):
-    code = WORKER.format(tests=os.path.dirname(__file__), folder=str(folder), after=after)
+    code = WORKER.format(tests=os.path.dirname(helpers.__file__), folder=str(folder), after=after)
     script = folder.parent / "work.py"
     script.write_text(code)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
-from test_scoring import naive, tiny
+from helpers import naive, tiny
+from l2m.experiments.context import past_terms
+from l2m.language_models.word_cache import missed_terms
 
 from l2m.experiments import measure as module
-from l2m.information.bipartite import clustered_stderr, window_terms
-from l2m.information.word_cache import missed_terms
-from l2m.experiments.context import past_terms
-from l2m.text.corpora import Windows
 from l2m.experiments.measure import command_line, identity, measure
+from l2m.information.bipartite import clustered_stderr, window_terms
 from l2m.language_models.scoring import powers_of_two, score_whole
+from l2m.text.corpora import Windows
 
 
 @pytest.fixture
@@ -57,7 +57,9 @@ def test_tables(corpus):
 def test_the_cache_uses_scores_that_are_kept(corpus, monkeypatch):
     about = {"corpus": "made-up", "length": 16, "windows": 12, "bos": 0, "dtype": "float32"}
     measure("tests/made-up", **about)
-    monkeypatch.setattr("l2m.language_models.likelihood.hidden_states", None)  # nothing is scored again
+    monkeypatch.setattr(
+        "l2m.language_models.likelihood.hidden_states", None
+    )  # nothing is scored again
     table = missed_terms("tests/missed", **about)
     assert sorted(table["split"].unique()) == [2, 4, 8]
     assert "--length 16" in table.attrs["command"]

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from l2m.language_models.word_cache import FROM, cache_gain, missed_table, mixture_weights, repeats
 
-from l2m.information.word_cache import FROM, cache_gain, missed_table, mixture_weights, repeats
 from l2m.language_models.scoring import Scores, partner_permutation
 
 

@@ -2,24 +2,23 @@
 
 import io
 import json
+import shutil
 import types
-import urllib.error
 import zipfile
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from l2m.text import archives
-
-from l2m.text import cleaning
-
-from l2m.text import corpora
+from l2m import files
+from l2m.text import archives, cleaning, corpora, token_files
 from l2m.text.corpora import fingerprint, load_corpus
 
 
 class Words:
-    """A tokenizer of words, as far as corpora use one."""
+    """A slow tokenizer of words, as far as corpora use one."""
+
+    bos_token_id = eos_token_id = None
 
     def __init__(self, size=1000):
         self.size = size
@@ -36,6 +35,8 @@ class Words:
 
 class Encoded(dict):
     """What a tokenizer returns for a text, or for a list of them."""
+
+    encodings = None
 
     def __init__(self, size, text):
         texts = [text] if isinstance(text, str) else text
@@ -197,25 +198,27 @@ def test_novels_are_rebuilt_from_their_archive(monkeypatch):
 def test_eltec_is_rebuilt_and_says_when_it_has_moved(monkeypatch):
     listed = json.loads((corpora.Path(archives.__file__).parent / "eltec.json").read_text())
     assert [len(listed[f"eltec-{code}"]) for code in ("eng", "deu", "fra")] == [88, 98, 100]
-    files = {f"ELTeC-fra-main/level1/{stem}.xml": TEI_BOOK for stem in listed["eltec-fra"]}
-    files["ELTeC-fra-main/level1/FRA99999_New.xml"] = TEI_BOOK
-    monkeypatch.setattr(archives, "_download", lambda name: zipped(files))
+    found = {f"ELTeC-fra-main/level1/{stem}.xml": TEI_BOOK for stem in listed["eltec-fra"]}
+    found["ELTeC-fra-main/level1/FRA99999_New.xml"] = TEI_BOOK
+    monkeypatch.setattr(archives, "_download", lambda name: zipped(found))
     with pytest.warns(UserWarning, match="other texts than the corpus of the recorded results"):
         french = load_corpus("eltec-fra")
     assert len(french.table) == 100 and set(french.texts) == {"I\n\nUn deux trois.\n\nVers"}
     assert french.table.iloc[0, :4].tolist() == ["Le Livre", "Auteur, Une", 1887, "fra"]
     assert french.fingerprint != fingerprint("eltec-fra")
-    del files["ELTeC-fra-main/level1/FRA00101_Adam.xml"]
-    archives.write_atomic(corpora.cache_dir() / "corpora" / "eltec_fra.parquet", b"").unlink()
+    del found["ELTeC-fra-main/level1/FRA00101_Adam.xml"]
+    archives.write_atomic(files.cache_dir() / "corpora" / "eltec_fra.parquet", b"").unlink()
     with pytest.raises(ValueError, match="no longer has FRA00101_Adam"):
         load_corpus("eltec-fra")
 
 
 def test_no_network(monkeypatch):
-    def unreachable(*_, **__):
-        raise urllib.error.URLError("no route")
+    import pooch
 
-    monkeypatch.setattr(archives.urllib.request, "urlopen", unreachable)
+    def unreachable(*_, **__):
+        raise OSError("no route")
+
+    monkeypatch.setattr(pooch, "retrieve", unreachable)
     with pytest.raises(ConnectionError, match="L2M_CORPORA.*no route.*Without a network.*'kjv'"):
         load_corpus("eltec-deu")
     import datasets
@@ -264,16 +267,19 @@ def test_tokens_are_cached(story, size, dtype, monkeypatch):
     assert [len(ids) for ids in tokens] == [len(text.split()) for text in corpus.texts]
     for ids, text in zip(tokens, corpus.texts, strict=True):
         assert ids.dtype == dtype and ids.tolist() == words(text)["input_ids"]
-    monkeypatch.setattr(corpora.Corpus, "_encode", None)  # so it is not tokenised again
+    monkeypatch.setattr(token_files, "_make", None)  # so it is not tokenised again
     for again, before in zip(corpus.tokens(words), tokens, strict=True):
         np.testing.assert_array_equal(again, before)
 
 
-def test_damaged_tokens_are_made_anew(story):
+def test_damaged_tokens_are_refused_and_made_anew_when_removed(story):
     corpus, words = load_corpus(story), Words()
     expected = np.concatenate(corpus.tokens(words))
-    (file,) = (corpora.cache_dir() / "tokens").glob("*.bin")
+    (file,) = (files.cache_dir() / "tokens").glob("*/tokens.bin")
     file.write_bytes(file.read_bytes()[:-2])
+    with pytest.raises(RuntimeError, match="tokens.bin is damaged.*remove"):
+        corpus.tokens(words)
+    shutil.rmtree(file.parent)
     np.testing.assert_array_equal(np.concatenate(corpus.tokens(words)), expected)
 
 

@@ -1,0 +1,206 @@
+"""Networks to be trained: GPT-2, Mamba and Mamba-2 of any size, for tokens or for vectors."""
+
+import importlib.util
+
+import torch
+from torch import nn
+
+from l2m.language_models.likelihood import body, hidden_states
+
+SIZES = {  # the paper's models (App. F): layers, width
+    "gpt2": (12, 768),
+    "gpt2-medium": (24, 1024),
+    "gpt2-large": (36, 1280),
+    "mamba-50m": (12, 512),
+    "mamba-70m": (24, 512),
+    "mamba-130m": (24, 768),
+    "mamba-370m": (48, 1024),
+    "mamba-790m": (48, 1536),
+    "mamba-1.4b": (48, 2048),
+    "mamba2-130m": (24, 768),
+    "mamba2-370m": (48, 1024),
+    "mamba2-790m": (48, 1536),
+}
+FAMILIES = ("gpt2", "mamba", "mamba2")
+STATE = {"mamba": 16, "mamba2": 128}  # d_state of the published models
+
+
+def build_model(
+    name: str,
+    *,
+    vocab_size: int | None = None,
+    dim: int | None = None,
+    length: int = 1024,
+    layers: int | None = None,
+    width: int | None = None,
+    state: int | None = None,
+    window: int | None = None,
+    seed: int = 0,
+):
+    """A GPT-2, Mamba or Mamba-2 with random weights, for tokens or for vectors.
+
+    Parameters
+    ----------
+    name : a size of the paper, such as `"gpt2"` or `"mamba-130m"` (`SIZES`), or a family (`"gpt2"`,
+        `"mamba"`, `"mamba2"`) with `layers` and `width`.
+    vocab_size : M, for a model of tokens: the class of transformers.
+    dim : components of a vector, for a model of vectors (`VectorModel`).
+    length : the longest sequence; GPT-2 has as many positions, and one for BOS.
+    state : d_state of a Mamba: 16, or 128 in Mamba-2, by default.
+    window : positions that the attention of a GPT-2 of vectors sees, the own one included; all by
+        default.
+    seed : of the weights.
+
+    Returns
+    -------
+    The model in fp32 on the CPU, without dropout.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or the sizes do not make a model.
+    """
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    if (vocab_size is None) == (dim is None):
+        raise ValueError("pass vocab_size=M for a model of tokens, or dim=… for one of vectors")
+    config = _config(name, vocab_size or 1, length, layers, width, state, window)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if vocab_size:
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        else:
+            model = VectorModel(AutoModel.from_config(config, dtype=torch.float32), dim)
+        _take_own_mixers(body(model))
+    return model
+
+
+def _config(name, vocab_size, length, layers, width, state, window):
+    """Configuration of a model of `SIZES`, or of a family with own sizes."""
+    from transformers import GPT2Config, Mamba2Config, MambaConfig
+
+    family = name.split("-")[0]
+    if family not in FAMILIES or (name not in SIZES and name not in FAMILIES):
+        raise ValueError(f"unknown model {name!r}: one of {', '.join(sorted({*SIZES, *FAMILIES}))}")
+    usual = SIZES.get(name, (None, None))
+    layers, width = layers or usual[0], width or usual[1]
+    if layers is None or width is None:
+        raise ValueError(f"{name!r} is a family: pass layers=… and width=…")
+    if window is not None and (family != "gpt2" or vocab_size > 1):
+        raise ValueError("only a gpt2 of vectors takes window=…")
+    common = {"vocab_size": vocab_size, "bos_token_id": None, "eos_token_id": None}
+    common |= {"pad_token_id": None, "tie_word_embeddings": True, "use_cache": False}
+    if family == "gpt2":
+        if state is not None:
+            raise ValueError("a GPT-2 has no d_state: its state is its cache")
+        dropout = dict.fromkeys(["resid_pdrop", "embd_pdrop", "attn_pdrop"], 0.0)
+        return GPT2Config(
+            n_layer=layers,
+            n_embd=width,
+            n_head=max(1, width // 64),
+            n_positions=length + 1,
+            activation_function="gelu_pytorch_tanh",  # GPT-2's own "gelu_new", in one kernel
+            sliding_window=window,  # GPT-2 has none of its own: `VectorModel` masks, this says it
+            **dropout,
+            **common,
+        )
+    common |= {"num_hidden_layers": layers, "hidden_size": width, "expand": 2}
+    state = state or STATE[family]
+    if family == "mamba":
+        return MambaConfig(state_size=state, time_step_rank=-(-width // 16), **common)
+    head_dim = min(64, 2 * width // 8)  # the kernels want a multiple of eight heads
+    return Mamba2Config(
+        state_size=state,
+        head_dim=head_dim,
+        num_heads=2 * width // head_dim,
+        n_groups=1,
+        chunk_size=256 if length >= 256 else 64,
+        **common,
+    )
+
+
+def _take_own_mixers(backbone) -> None:
+    """Put our mixers in the place of those that transformers has built, with the same weights."""
+    kind = backbone.config.model_type
+    if kind == "mamba":
+        from l2m.training.mamba_mixer import Mixer
+    elif kind == "mamba2":
+        from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
+
+        class Mixer(Mamba2Mixer):
+            """Opaque to the compiler, which would stumble over its kernels one by one."""
+
+            forward = torch.compiler.disable(Mamba2Mixer.forward)
+    else:
+        return
+    for i, layer in enumerate(backbone.layers):
+        with torch.device("meta"):
+            mixer = Mixer(backbone.config, layer_idx=i)
+        mixer.load_state_dict(layer.mixer.state_dict(), assign=True)
+        layer.mixer = mixer
+
+
+def missing_kernels() -> list[str]:
+    """Which of the packages with Mamba's compiled kernels are not installed."""
+    return [name for name in ("mamba_ssm", "causal_conv1d") if not importlib.util.find_spec(name)]
+
+
+def require_kernels(model) -> None:
+    """Check that a Mamba on a GPU has its compiled kernels: without, it would be slow by far.
+
+    Mamba-1 has one of ours, in Triton, which comes with torch; Mamba-2 has those of mamba-ssm.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        Naming what to install.
+    """
+    kind = model.config.model_type
+    if kind not in ("mamba", "mamba2") or (kind == "mamba" and importlib.util.find_spec("triton")):
+        return
+    if missing := missing_kernels():
+        raise ModuleNotFoundError(
+            f"training {kind} on a GPU needs {' and '.join(missing)}: run `pip "
+            "install --no-build-isolation mamba-ssm causal-conv1d` (needs a CUDA toolkit)"
+        )
+
+
+class VectorModel(nn.Module):
+    """Predict each vector of a sequence, as independent normal components, from those before it.
+
+    A backbone between two-layer perceptrons (App. F of the paper).
+
+    Parameters
+    ----------
+    backbone : a transformers model without head (GPT-2, Mamba, Mamba-2, …).
+    dim : components of a vector.
+    """
+
+    def __init__(self, backbone, dim: int):
+        super().__init__()
+        width = backbone.config.hidden_size
+        self.backbone, self.dim, self.config = backbone, dim, backbone.config
+        self.embed = nn.Sequential(nn.Linear(dim, width), nn.GELU(), nn.Linear(width, width))
+        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 2 * dim))
+
+    def forward(self, z):
+        """Mean and deviation of z_i given z_<i, each (B, L, dim), fp32, for z (B, L, dim).
+
+        An all-zero vector stands for BOS, before the first.
+        """
+        shifted = nn.functional.pad(z, (0, 0, 1, -1))
+        hidden = hidden_states(
+            self.backbone, inputs_embeds=self.embed(shifted), **self._mask(z.shape[1], z.device)
+        )
+        with torch.autocast(z.device.type, enabled=False):  # σ is what the loss divides by
+            mean, log_deviation = self.head(hidden.float()).chunk(2, dim=-1)
+        return mean, log_deviation.exp()
+
+    def _mask(self, length, device) -> dict:
+        """The window of `build_model` as an attention mask, where there is one."""
+        window = getattr(self.config, "sliding_window", None)
+        if window is None:
+            return {}
+        position = torch.arange(length, device=device)
+        distance = position[:, None] - position
+        return {"attention_mask": ((distance >= 0) & (distance < window))[None, None]}
