@@ -4,10 +4,13 @@ It is made with typer: an option is one typed parameter with its help, and trans
 along. What is heavy is imported where it is used, so that ``l2m --help`` answers at once.
 """
 
+import inspect
 import os
+import shlex
 import sys
 import time
 from importlib import import_module
+from math import inf
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,45 +18,36 @@ import typer
 
 from l2m import __version__
 
-UNFINISHED = 75  # exit status of a training run that stopped for its deadline
-_KEPT = {  # by Ctrl-C, where it is more than what was there before
-    "measure": "what was scored is kept: run it again to go on.",
-    "train": "what was trained is kept: run it again to go on.",
-}
-_MEASUREMENTS = {  # --what → function, and what prints its result, of l2m.experiments.measure
+UNFINISHED = 75  # exit status of training runs that stopped for their deadline
+_AGAIN = {"measure": "what was scored is kept: run it again to go on."}
+_AGAIN["train"] = "what was trained is kept: run it again to go on."
+_MEASUREMENTS = {  # --what → functions of l2m.experiments.measure: it, and what words its result
     "information": ("measure", "show_curves"),
     "past": ("past_terms", "show_costs"),
     "missed": ("missed_terms", "show_gains"),
 }
-
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-Chapters = Annotated[
-    list[str] | None, typer.Argument(metavar="CHAPTER", help="Names or numbers; all by default.")
-]
-Jobs = Annotated[int, typer.Option(min=1, metavar="N", help="Chapters at once.")]
-Record = Annotated[bool, typer.Option("--record", help="Write new results to results/.")]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit status: 2, and one sentence, for what a user can cure."""
+    """Run the command line; return the exit status: 2, and a sentence, for what a user can cure."""
     arguments = _paired(sys.argv[1:] if arguments is None else arguments)
-    command = typer.main.get_command(app)
     try:
-        with command.make_context("l2m", arguments) as context:
-            return command.invoke(context) or 0
+        with typer.main.get_command(app).make_context("l2m", arguments) as context:
+            return context.command.invoke(context) or 0
     except typer.Exit as done:  # after --help or --version
         return done.exit_code
     except typer.TyperException as error:
         path = error.ctx.command_path if getattr(error, "ctx", None) else "l2m"
-        said = f"{error.format_message().rstrip('.')} (see `{path} --help`)."
+        said = error.format_message().replace("Value error, ", "").rstrip(".")
+        said += f" (see `{path} --help`)."
     except ModuleNotFoundError as error:
         extra = "gpu" if error.name in ("mamba_ssm", "causal_conv1d") else "book"
-        said = f"{error}: `pip install --editable '.[{extra}]'` in a checkout installs it."
+        said = f"{error}: `pip install 'l2m[{extra}]'` installs it (in a checkout, '.[{extra}]')."
     except (ImportError, OSError, ValueError, RuntimeError) as error:
         said = str(error) or type(error).__name__
     except KeyboardInterrupt:
-        kept = _KEPT.get(arguments[0], "what was there before is untouched.")
+        kept = _AGAIN.get(arguments[0], "what was there before is untouched.")
         print(f"\nl2m: stopped; {kept}", file=sys.stderr)
         return 130
     print("l2m:", " ".join(said.split()), file=sys.stderr)
@@ -61,70 +55,63 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _paired(arguments: list[str]) -> list[str]:
-    """Write ``-p NAME VALUE`` as ``-p NAME=VALUE``: no option of typer's takes pairs repeatedly."""
+    """Write ``-p NAME VALUE`` as ``-p NAME=VALUE``: typer has no repeated option of two values."""
     found = []
     for argument in arguments:
-        if found[-2:-1] == ["-p"] and "=" not in found[-1]:
-            found[-1] += f"={argument}"
-        else:
-            found.append(argument)
+        pair = found[-2:-1] == ["-p"] and "=" not in found[-1]
+        found[-1:] = [f"{found[-1]}={argument}"] if pair else [*found[-1:], argument]
     return found
 
 
-@app.callback(invoke_without_command=True)
-def _top(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-):
-    """Measure how much the past of a text knows of its future, and run the book about it.
+def _option(*names: str, **about):  # its help says its default
+    return typer.Option(*names, show_default=False, **about)
 
-    `l2m COMMAND --help` explains a command.
-    """
+
+def _count(text: str, least: int = 0):
+    return _option(min=least, metavar="N", help=text)
+
+
+Texts, Text, Count = list[str] | None, str | None, int | None
+Chapters = Annotated[Texts, typer.Argument(help="Names or numbers; by default all.")]
+Jobs = Annotated[int, _count("Chapters at once; by default 1.", 1)]
+Record = Annotated[bool, _option("--record", help="Write new results to results/.")]
+Version = Annotated[bool, _option("--version", help="Print the version.")]
+Dtype = Literal["float32", "bfloat16", "float16"] | None
+
+
+@app.callback(invoke_without_command=True)
+def _top(context: typer.Context, version: Version = False):
+    """Measure how much the past of a text knows of its future, and run the book about it."""
     if version:
         print(f"l2m {__version__}")
     elif context.invoked_subcommand is None:
-        print(context.get_help())
+        print(context.get_help(), "\n\n`l2m COMMAND --help` explains a command.", sep="")
 
 
 @app.command()
 def run(
     chapters: Chapters = None,
-    profile: Annotated[
-        str | None, typer.Option(help="smoke (seconds), book (as published) or paper.")
-    ] = None,
-    parameters: Annotated[
-        list[str] | None,
-        typer.Option("-p", metavar="NAME VALUE", help="A parameter; may be given repeatedly."),
-    ] = None,
+    profile: Annotated[Text, _option(help="smoke (small), book (published) or paper.")] = None,
+    parameters: Annotated[Texts, _option("-p", metavar="NAME VALUE", help="A parameter.")] = None,
     record: Record = False,
-    output_dir: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="By default book/ for published parameters, else _runs/."),
-    ] = None,
+    output_dir: Annotated[Path | None, _option(help="By default book/; changed: _runs/.")] = None,
     jobs: Jobs = 1,
 ) -> int:
-    """Execute chapters.
+    """Execute chapters of the book.
 
-    Example: l2m run 2 --profile smoke -p longest 128
+    Example: l2m run 2 --profile smoke -p groups 4
     """
-    from l2m.chapters.contents import find_chapter
+    from l2m.chapters import contents
+    from l2m.chapters.run import plan, run_all
 
+    names = list(map(contents.find_chapter, chapters or [])) or contents.chapters()
     given = {} if profile is None else {"profile": profile}
     for pair in parameters or []:
         name, equals, value = pair.partition("=")
         if not equals:
             raise ValueError(f"-p takes a name and a value, such as `-p seed 1`, not {pair!r}.")
         given[name] = value
-    return _execute(list(map(find_chapter, chapters or [])), jobs, given, output_dir, record)
-
-
-def _execute(names: list[str], jobs: int, given: dict, output_dir=None, record=False) -> int:
-    from l2m.chapters.contents import chapters
-    from l2m.chapters.run import plan, run_all
-
-    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-    todo = plan(names or chapters(), given, output_dir, record=record, threads=threads)
-    failures = run_all(todo, jobs)
+    failures = run_all(plan(names, given, output_dir, record), jobs)
     if failures:
         print(f"l2m: failed: {', '.join(failures)}", file=sys.stderr)
     return 1 if failures else 0
@@ -136,38 +123,26 @@ def build(jobs: Jobs = 1) -> int:
 
     Example: l2m build --jobs 2
     """
-    import subprocess
+    from l2m.chapters import calculator, publish
 
-    from l2m.chapters import calculator
-    from l2m.chapters.publish import BUILD
-    from l2m.files import ROOT
-
-    if failed := _execute([], jobs, {}):
-        return failed
-    calculator.write()
-    if subprocess.run(BUILD, cwd=ROOT).returncode:
-        print("l2m: the pages were not built; see above.", file=sys.stderr)
-        return 1
-    print(f"The book is in {ROOT / '_build' / 'html' / 'index.html'}")
-    return 0
+    failed = run(jobs=jobs)
+    if not failed:
+        calculator.write()
+        print(f"The book is in {publish.build_pages()}")
+    return failed
 
 
 @app.command()
 def check(chapters: Chapters = None) -> int:
-    """Say which executed chapters are no longer what their source would give.
+    """Say which executed chapters are out of date, and why.
 
     Example: l2m check 2 3
     """
-    from l2m.chapters import staleness
-    from l2m.chapters.contents import find_chapter
+    from l2m.chapters import contents, staleness
 
-    problems = staleness.check(list(map(find_chapter, chapters or [])) or None)
+    problems = staleness.check(list(map(contents.find_chapter, chapters or [])) or None)
     print("\n".join(problems) or "Every executed chapter is what its source gives.")
     return 1 if problems else 0
-
-
-def _number(text: str, least: int = 0):
-    return typer.Option(min=least, metavar="N", help=text)
 
 
 @app.command()
@@ -175,144 +150,100 @@ def measure(
     name: Annotated[str, typer.Argument(help="Of the result: FOLDER/NAME, or NAME in measured/.")],
     what: Annotated[
         Literal["information", "past", "missed"],
-        typer.Option(
-            help="The mutual information of the halves of windows; how much of the past the model "
-            "uses; or what it misses of its past, at least."
-        ),
+        _option(help="What the past knows (by default), what of it a model uses, or misses."),
     ] = "information",
-    corpus: Annotated[
-        str | None, typer.Option(help="A name, file or folder; english-novels-100 by default.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="A name, folder or Hub id; smollm2-135m by default.")
-    ] = None,
-    length: Annotated[
-        int | None, _number("Tokens a window; 2048 by default, 4096 for --what past.", 1)
-    ] = None,
-    windows: Annotated[
-        int | None, _number("How many; 1000 by default, 200 for --what past.", 1)
-    ] = None,
-    ratio: Annotated[int | None, _number("The largest L/ℓ; 2 by default.")] = None,
-    largest_split: Annotated[
-        int | None, _number("The largest ℓ; by default, or with 0, half the length.")
-    ] = None,
-    partners: Annotated[
-        int | None, _number("Continuations that each window borrows for vCLUB; 1 by default.")
-    ] = None,
-    bos: Annotated[
-        int | None,
-        typer.Option(min=-1, metavar="ID", help="First token of sequences; -1: the model's own."),
-    ] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Of the model; bfloat16 by default."),
-    ] = None,
-    seed: Annotated[int | None, _number("Of the windows and partners; 0 by default.")] = None,
-    documents: Annotated[
-        int | None, _number("Read that many of the corpus; by default, or with 0, all.")
-    ] = None,
+    corpus: Annotated[Text, _option(help="Name or path; by default english-novels-100.")] = None,
+    model: Annotated[Text, _option(help="Name, path, Hub id; by default smollm2-135m.")] = None,
+    length: Annotated[Count, _count("Tokens a window; by default 2048, past: 4096.", 1)] = None,
+    windows: Annotated[Count, _count("How many; by default 1000, past: 200.", 1)] = None,
+    ratio: Annotated[Count, _option(help="The largest L/ℓ; by default 2.")] = None,
+    largest_split: Annotated[Count, _count("The largest ℓ; by default half the length.")] = None,
+    partners: Annotated[Count, _count("Foreign pasts a window, for vCLUB; by default 1.")] = None,
+    bos: Annotated[Count, _count("First token id; by default -1, the model's own.", -1)] = None,
+    dtype: Annotated[Dtype, _option(help="Of the model; by default bfloat16.")] = None,
+    seed: Annotated[Count, _count("Of windows and partners; by default 0.")] = None,
+    documents: Annotated[Count, _count("Read so many of the corpus; by default all.")] = None,
     record: Record = False,
-):
-    """Measure a corpus under a language model; killed, it goes on where it was.
+) -> None:
+    """Measure a corpus under a language model.
 
-    Example: l2m measure mine --corpus my_books/ --model Qwen/Qwen3-0.6B-Base --windows 500
+    Killed, it goes on where it was. Example: l2m measure mine --corpus books/ --windows 500
 
-    On several GPUs: torchrun --nproc-per-node 2 -m l2m measure mine --corpus my_books/
+    On two GPUs: torchrun --nproc-per-node 2 -m l2m measure mine --corpus books/
     """
     given = {key: value for key, value in locals().items() if value is not None}
-    for key in ("name", "what", "record"):
-        given.pop(key)
-    import inspect
+    from l2m.experiments.runs import main_process
 
     module = import_module("l2m.experiments.measure")
-    function, show = (getattr(module, name) for name in _MEASUREMENTS[what])
-    for key in given.keys() - inspect.signature(function).parameters.keys():
+    function, show = (getattr(module, attribute) for attribute in _MEASUREMENTS[what])
+    taken = inspect.signature(function).parameters.keys()
+    for key in given.keys() - taken - {"what", "record"}:
         raise ValueError(f"--what {what} takes no --{key.replace('_', '-')}: leave it out.")
     if record:
         os.environ["L2M_RECORD"] = "1"
-    result = function(name if "/" in name else f"measured/{name}", **given)
-    if int(os.environ.get("RANK", 0)) == 0:
-        show(result)
+    given["name"] = name if "/" in name else f"measured/{name}"
+    result = function(**{key: given[key] for key in taken & given.keys()})
+    if main_process():
+        print(show(result))
 
 
 @app.command()
 def train(
-    what: Annotated[
-        Literal["gaussian", "books"],
-        typer.Argument(help="Gaussian sequences whose truth is known (chapter 6), or books (7)."),
-    ],
-    grid: Annotated[str, typer.Option(help="Which models: smoke needs no GPU; book is published.")],
-    show_list: Annotated[
-        bool, typer.Option("--list", help="Print a shell command for each run, and train nothing.")
-    ] = False,
-    name: Annotated[
-        str | None, typer.Option("--run", metavar="NAME", help="Train this run only, here.")
-    ] = None,
-    per_gpu: Annotated[int, typer.Option(min=1, metavar="N", help="Runs at once on a GPU.")] = 1,
-    deadline: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Stop in good time, to go on later.")
-    ] = None,
+    what: Annotated[Literal["gaussian", "books"], typer.Argument(help="What they are trained on.")],
+    grid: Annotated[str, _option(help="Which models: smoke, which needs no GPU, book, …")],
+    listed: Annotated[bool, _option("--list", help="Only print a command for each run.")] = False,
+    name: Annotated[Text, _option("--run", metavar="NAME", help="Only this run, here.")] = None,
+    per_gpu: Annotated[int, _count("Runs at once on a GPU; by default 1.", 1)] = 1,
+    deadline: Annotated[float, _option(metavar="SECONDS", help="Stop by then, to go on.")] = inf,
     record: Record = False,
-    until: Annotated[float | None, typer.Option(hidden=True)] = None,  # the deadline, as a time
+    until: Annotated[float, _option(hidden=True)] = 0,  # the deadline, as a time
 ) -> int:
-    """Train and evaluate the models of a grid, over all GPUs; killed, it goes on where it was.
+    """Train and evaluate a grid of models.
 
-    Example: l2m train gaussian --grid smoke
+    All GPUs are used; killed, it goes on where it was. Example: l2m train gaussian --grid smoke
     """
-    import shlex
+    from l2m.experiments.runs import main_process, run_all
+    from l2m.files import cache_dir
 
     experiment = import_module(f"l2m.experiments.{what}").EXPERIMENT
-    if grid not in experiment.grids:
-        raise ValueError(f"no grid {grid!r} of {what}: choose {', '.join(experiment.grids)}.")
-    runs = {run.name: run for run in experiment.runs(grid)}
-    again = ["train", what, "--grid", grid, "--run"]
-    if show_list:
-        print("\n".join(shlex.join(["l2m", *again, run]) for run in runs))
+    runs, until = experiment.runs(grid), until or time.time() + deadline
+    if listed:
+        print(*(shlex.join(["l2m", *experiment.command(grid, run)]) for run in runs), sep="\n")
         return 0
-    until = until or time.time() + (float("inf") if deadline is None else deadline)
     if name:
-        if name not in runs:
-            raise ValueError(f"no run {name!r} in grid {grid!r}: --list names them.")
-        finished = experiment.carry_out(runs[name], until - time.time())
-        return 0 if finished else UNFINISHED
-    commands = {
-        run: [sys.executable, "-m", "l2m", *again, run, "--until", str(until)] for run in runs
-    }
-    logs = cache_dir() / "runs" / what / "logs"
-    failed = run_all(commands, logs, per_device=per_gpu, deadline=until - time.time())
-    later = [
-        r
-        for r, why in failed.items()
-        if why.startswith(("not started", f"exit status {UNFINISHED}"))
-    ]
-    for run in failed.keys() - later:
-        print(f"l2m: {run}: {failed[run]}", file=sys.stderr)
-    if failed:
-        print(
-            f"l2m: {len(failed)} of {len(runs)} runs are not finished: run it again to go on.",
-            file=sys.stderr,
+        finished = experiment.run(grid, name).carry_out(until - time.time())
+        return 0 if finished or not main_process() else UNFINISHED
+    todo = [run for run in runs if not run.finished()]
+    if large := [run.name for run in todo if run.needs_gpu()]:
+        raise ValueError(
+            f"{len(large)} runs need a GPU, {large[0]} for one; --grid smoke needs none."
         )
-        return UNFINISHED if len(later) == len(failed) else 1
+    command = [sys.executable, "-m", "l2m"]
+    commands = {r.name: [*command, *experiment.command(grid, r), f"--until={until}"] for r in todo}
+    logs = cache_dir() / "runs" / what / "logs"
+    left = run_all(commands, logs, per_device=per_gpu, deadline=until - time.time())
+    for run, why in left.items():
+        print(f"l2m: {run}: {why}", file=sys.stderr)
+    if left:
+        print(f"l2m: {len(left)} of {len(todo)} runs are left: run it again.", file=sys.stderr)
+        return 1
     if record:
         os.environ["L2M_RECORD"] = "1"
     experiment.gather(grid)
-    print(f"{len(runs)} runs are finished, and their tables gathered.")
+    print(f"The runs of {grid} are finished, and their tables are gathered.")
     return 0
 
 
 @app.command()
 def models(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="Of the table, a Hub id, a folder or a config.json; all of the table by default.",
-        ),
-    ] = None,
-    beta: Annotated[float, typer.Option(min=0, max=1, help="Exponent of I_BP ~ L^β.")] = 0.75,
-    length: Annotated[int, typer.Option(min=2, metavar="L", help="Tokens.")] = 1_000_000,
-) -> int:
-    """Say what models keep of the first half of L tokens, and whether that can grow enough.
+    name: Annotated[Text, typer.Argument(help="Hub id or config.json; by default all.")] = None,
+    beta: Annotated[float, _option(min=0, max=1, help="Of I_BP ~ L^β; by default 0.75.")] = 0.75,
+    length: Annotated[int, _count("L, in tokens; by default 1000000.", 2)] = 1_000_000,
+) -> None:
+    """Say what models keep of their past, and how it grows.
 
-    Example: l2m models Qwen/Qwen3-0.6B --beta 0.8
+    After L/2 tokens, with the verdict of the L²M condition. Example: l2m models --beta 0.8
     """
+    from l2m.chapters import calculator
+
+    print(calculator.described(name, beta, length) if name else calculator.table(beta, length))

@@ -1,9 +1,9 @@
-"""The data of the book's calculator page, which runs in the browser without a server.
+"""The calculator of history states, as a page of the book and as the command `l2m models`.
 
-What the page knows of the public models is generated from `l2m.memory.architectures`, so that page
-and library cannot differ; each model comes with a few values of its history state, by which the
-page checks its own arithmetic. The laws of the information are the paper's and those of chapter 3's
-longest curves. `l2m build` writes the file anew.
+The page runs in the browser without a server. What it knows of the public models is generated from
+`l2m.memory.architectures`, so that page and library cannot differ; each model comes with a few
+values of its history state, by which the page checks its own arithmetic. The laws of the
+information are the paper's and those of chapter 3's longest curves. `l2m build` writes them anew.
 """
 
 import json
@@ -14,9 +14,15 @@ from l2m.information.bipartite import window_mi
 from l2m.information.scaling import bootstrap_power_law
 from l2m.memory.architectures import architectures
 from l2m.memory.history_state import history_state
+from l2m.memory.l2m_condition import growth, satisfies_l2m
 from l2m.results import provenance, recorded
 
 PATH = ROOT / "book" / "_static" / "history_state_models.js"
+GROWTH = {  # laws in words, with their rates
+    "linear": "by {:,.0f} scalars a token",
+    "logarithmic": "by {:,.0f} scalars whenever the tokens double",
+    "bounded": "to {:,.0f} scalars at most",
+}
 CHECKED = (1, 1000, 1_048_576, 10**9)  # lengths at which the page checks itself
 PAPER = {"The paper, direct": (2.27, 0.76), "The paper, vCLUB": (3.26, 0.71)}  # its Fig. 2b
 
@@ -79,3 +85,55 @@ def script() -> str:
 def write() -> Path:
     """Write the file; return its path."""
     return write_atomic(PATH, script())
+
+
+def table(beta: float, length: int) -> str:
+    """Return in text what the public models keep of the first half of `length` tokens.
+
+    With each goes how that grows, and whether it can as I_BP ~ L^beta asks (Theorem 5.4).
+    """
+    rows = [("model", "scalars kept", "growth", "L²M condition")]
+    for fact in architectures():
+        config = fact["config"]
+        dim, met = history_state(config).dim(length // 2), satisfies_l2m(config, beta).single
+        rows.append((fact["name"], f"{dim:,}", growth(config).law, "met" if met else "not met"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"{a:{widths[0]}}  {b:>{widths[1]}}  {c:{widths[2]}}  {d}" for a, b, c, d in rows]
+    asked = f"After {length // 2:,} tokens, and the L²M condition for I_BP ~ L^{beta:g}:"
+    return "\n".join([asked, "", *lines])
+
+
+def described(model: str, beta: float, length: int) -> str:
+    """Return in text what one model keeps, memory by memory, and the verdict on it.
+
+    `model` is a name or id of the table, a folder, a ``config.json``, or a Hub id. OSError or
+    ValueError when there is no such config, or it is not known what such a model keeps.
+    """
+    config, read = _config(model), length // 2
+    state, law, verdict = history_state(config), growth(config), satisfies_l2m(config, beta)
+    said = "met" if verdict else "not met"
+    return "\n".join(
+        [
+            f"{model} keeps {state.dim(read):,} scalars after {read:,} tokens:",
+            *(f"  {m.dim(read):>20,}  {m.what}, in {m.layers} layers" for m in state.memories),
+            f"It grows {GROWTH[law.law].format(law.rate)}.",
+            f"The L²M condition for I_BP ~ L^{beta:g} is {said}: {verdict.why}.",
+        ]
+    )
+
+
+def _config(model: str) -> dict:
+    for fact in architectures():
+        if model.casefold() in (fact["name"].casefold(), str(fact["id"]).casefold()):
+            return fact["config"]
+    path = Path(model).expanduser()
+    path = path / "config.json" if path.is_dir() else path
+    if path.suffix == ".json":
+        config = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        from transformers import PreTrainedConfig
+
+        config, _ = PreTrainedConfig.get_config_dict(model)
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ValueError(f"{path} is no config of a model: it names no model_type.")
+    return config

@@ -1,6 +1,7 @@
 """What is published: executed chapters, without what belongs to the machine; and the pages."""
 
 import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from l2m.chapters.contents import ChapterError
 from l2m.files import ROOT, write_atomic
 
 MAX_BYTES = 2_000_000  # of an executed notebook
-# What builds the pages in a folder with _config.yml; jupyter_book's module does nothing with -m.
+# What builds the pages where _config.yml is; jupyter_book's module does nothing when run with -m.
 BUILD = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
 BUILD += ["build", ".", "-n", "-W", "--keep-going"]
 
@@ -51,6 +52,13 @@ def publish(executed, source, info: dict, path: Path) -> Path:
     if size > MAX_BYTES:
         raise ChapterError(f"its outputs make {size:,} bytes; a chapter has {MAX_BYTES:,} at most.")
     return write_atomic(path, text)
+
+
+def build_pages() -> Path:
+    """Build the pages of the book; return the first. RuntimeError when there was a warning."""
+    if subprocess.run(BUILD, cwd=ROOT).returncode:
+        raise RuntimeError("the pages were not built; see above.")
+    return ROOT / "_build" / "html" / "index.html"
 
 
 def _clean(output, label: str) -> None:

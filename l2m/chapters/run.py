@@ -47,7 +47,6 @@ class Job:
     given: dict = field(default_factory=dict)
     output: Path = Path()
     record: bool = False
-    threads: int | None = None
 
 
 class RunError(RuntimeError):
@@ -55,7 +54,7 @@ class RunError(RuntimeError):
 
 
 def plan(
-    names: list[str], given: dict[str, str], output_dir: Path | None = None, **options
+    names: list[str], given: dict[str, str], output_dir: Path | None = None, record: bool = False
 ) -> list[Job]:
     """Check parameters against every chapter and say where each goes, running nothing.
 
@@ -65,7 +64,8 @@ def plan(
     ----------
     names : of chapters.
     given : parameters by name, as text from a command line, read by their annotations.
-    output_dir : instead of these folders; `options` : of `Job`.
+    output_dir : instead of these folders.
+    record : whether new results are written to ``results/``.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def plan(
                 f"run with {', '.join(f'{k}={v!r}' for k, v in values.items())}: "
                 f"choose another --output-dir."
             )
-        jobs.append(Job(name, values, folder / f"{name}.ipynb", **options))
+        jobs.append(Job(name, values, folder / f"{name}.ipynb", record))
     for folder in {job.output.parent for job in jobs}:  # now, and not when the chapter has run
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,8 @@ def run_all(jobs: list[Job], at_once: int = 1) -> list[str]:
     tqdm.set_lock(lock)  # the progress bars share a terminal
     for place in range(at_once):
         places.put(place)
-    with ProcessPoolExecutor(at_once, context, _start_worker, (lock, places)) as pool:
+    threads = max(1, (os.cpu_count() or 1) // at_once) if at_once > 1 else None
+    with ProcessPoolExecutor(at_once, context, _start_worker, (lock, places, threads)) as pool:
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the workers inherit it
         futures = {pool.submit(_work, job): job.chapter for job in jobs}
         try:
@@ -140,10 +141,12 @@ def _outcome(future) -> str:
         return str(error)
 
 
-def _start_worker(lock, places) -> None:
+def _start_worker(lock, places, threads: int | None) -> None:
     """Prepare a process of the pool: it shares the terminal, and ends when its parent does."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     tqdm.set_lock(lock)
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
     _bar.update(file=os.fdopen(os.dup(2), "w"), position=places.get())
 
 
@@ -201,11 +204,7 @@ def run_chapter(job: Job, progress_bar: bool | dict = False) -> float:
 def _environment(job: Job) -> dict[str, str]:
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     changes = _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    if job.record:
-        changes["L2M_RECORD"] = "1"
-    if job.threads:
-        changes["OMP_NUM_THREADS"] = str(job.threads)
-    return changes
+    return changes | ({"L2M_RECORD": "1"} if job.record else {})
 
 
 def _explain(error) -> str:
