@@ -118,18 +118,17 @@ def run(
 
 
 @app.command()
-def build(jobs: Jobs = 1) -> int:
+def build(jobs: Jobs = 1) -> int | None:
     """Execute all chapters, and build the pages of the book.
 
     Example: l2m build --jobs 2
     """
+    if failed := run(jobs=jobs):
+        return failed
     from l2m.chapters import calculator, publish
 
-    failed = run(jobs=jobs)
-    if not failed:
-        calculator.write()
-        print(f"The book is in {publish.build_pages()}")
-    return failed
+    calculator.write()
+    print(f"The book is in {publish.build_pages()}")
 
 
 @app.command()

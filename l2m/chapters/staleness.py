@@ -18,7 +18,6 @@ from l2m import __version__
 from l2m.chapters.contents import book_dir, chapters, notebooks_dir, read_notebook
 from l2m.chapters.parameters import declared_in
 from l2m.files import ROOT, digest, sha256
-from l2m.results import results_dir
 
 SHOWN = 6  # names of what has changed, in a sentence
 
@@ -30,8 +29,9 @@ def stamp(chapter: str, source, given: dict) -> dict:
     """
     defaults = {name: known.default for name, known in declared_in(source).items()}
     cells = [cell.source for cell in source.cells if cell.cell_type == "code"]
-    files = sorted(results_dir().rglob("*.json"))
-    names = {file.relative_to(results_dir()).with_suffix("").as_posix(): file for file in files}
+    folder = ROOT / "results"  # l2m.results would bring pandas along
+    files = sorted(folder.rglob("*.json"))
+    names = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
     read = [n for n in names if n.startswith(f"{chapter}/") or any(n in cell for cell in cells)]
     results = {name: sha256(names[name]) for name in read}
     about = {"version": __version__, "parameters": defaults | given}
