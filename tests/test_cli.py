@@ -240,7 +240,7 @@ def test_measure_has_an_option_for_every_parameter_and_says_its_default(capsys):
     from l2m.experiments import measure as module
 
     main(["measure", "--help"])
-    out = " ".join(capsys.readouterr().out.split())
+    out = " ".join(capsys.readouterr().out.split("Options:")[1].split())
     for function, _ in cli._MEASUREMENTS.values():
         for name, parameter in inspect.signature(getattr(module, function)).parameters.items():
             if name == "name":
