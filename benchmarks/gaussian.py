@@ -4,7 +4,7 @@
     python benchmarks/gaussian.py --device cuda --record      # about a minute
 
 The plain loop is the usual one: a batch, the loss, its gradient, clipping, AdamW, the loss read off
-for the log; the same model, data, batches and fp32 arithmetic. The library's is `l2m.training.loop`, on
+for the log; the same model, data, batches and fp32 arithmetic. The library's is `l2m.training`, on
 a GPU with each step replayed as one CUDA graph. Both losses are compared. The share of making data
 (samples and exact conditionals) is timed by itself.
 """
@@ -14,7 +14,7 @@ import argparse
 import torch
 from timing import record, timed
 
-from l2m.experiments.gaussian import Run
+from l2m.experiments.gaussian import GaussianRun
 from l2m.language_models.models import device_name
 from l2m.training.loop import Training, train
 
@@ -36,12 +36,12 @@ def plain(run, steps, device):
     """The usual loop; returns the loss of every step."""
     task, model = run.task(), run.model().to(device)
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=run.peak_rate, betas=(0.9, 0.95), weight_decay=0.01
+        model.parameters(), lr=run.learning_rate, betas=(0.9, 0.95), weight_decay=0.01
     )
     size, losses = run.vectors // run.length, []
     for step in range(steps):
         for group in optimiser.param_groups:
-            group["lr"] = config(run, steps).rate(step)
+            group["lr"] = config(run, steps).rate_at(step)
         optimiser.zero_grad()
         loss = task.loss(model, *task.batch(step, size, slice(None), device))
         loss.backward()
@@ -52,7 +52,7 @@ def plain(run, steps, device):
 
 
 def library(run, steps, device):
-    """`l2m.training.loop.train`; returns the losses of its table and its speed in vectors a second."""
+    """`train`; returns the losses of its table and its speed in vectors a second."""
     how = config(run, steps, graph=device == "cuda")
     curve = train(run.model(), run.task(), how, device=device, progress=False)
     return curve["loss"].tolist(), curve.attrs["tokens_per_second"]
@@ -62,8 +62,8 @@ def config(run, steps, graph=False):
     return Training(
         steps=steps,
         batch_size=run.vectors // run.length,
-        peak_rate=run.peak_rate,
-        warmup=run.warmup,
+        learning_rate=run.learning_rate,
+        warmup_steps=run.warmup_steps,
         precision="fp32",
         graph=graph,
         log_every=10,
@@ -83,7 +83,7 @@ def measure(run, steps, device):
     ours = speed / run.vectors
     last = sum(naive[-10:]) / 10
     return {
-        "model": run.name.rsplit("-", 3)[0],
+        "model": run.title.rsplit("-", 2)[0],
         "length": run.length,
         "vectors": batches[0][0].shape[0] * run.length,
         "plain_steps_s": steps / seconds,
@@ -107,7 +107,7 @@ def main():
     rows = []
     print(f"{name}\n{'model':26}{'L':>6}  plain/s  library/s  speed-up  data  loss differs")
     for size in SIZES[args.device]:
-        row = measure(Run(**size), steps, args.device)
+        row = measure(GaussianRun(**size), steps, args.device)
         rows.append(row)
         print(
             f"{row['model']:26}{row['length']:6}{row['plain_steps_s']:9.1f}"

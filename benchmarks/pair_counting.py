@@ -6,7 +6,7 @@
 The tokens are those of the 100 novels if they are here (`L2M_CORPORA`), else as many that are drawn
 from a Zipf law over as many types. What is timed, at distance 16 unless all distances are:
 
-1. `l2m.information.pair_counts.pair_counts` against `Counter(zip(tokens[:-d], tokens[d:]))`, on the same tokens;
+1. `pair_counts` against `Counter(zip(tokens[:-d], tokens[d:]))`, on the same tokens;
 2. `two_point_mi` for d = 1, 2, 4, …, 4096 with the null, shuffling included;
 3. 25 to 200 million tokens, on a CPU in a process that may address 4 GiB only: all keys in one part
    and the most of them once more in parts a quarter of the size, which saves memory for scans;
@@ -60,8 +60,8 @@ def documents_of(tokens, count=100):
 
 def novels():
     """Documents of the novels, or of made-up tokens, and which of the two."""
-    from l2m.text.corpora import load_corpus
     from l2m.language_models.models import load_tokenizer
+    from l2m.text.corpora import load_corpus
 
     try:
         tokens = load_corpus("english-novels-100").tokens(load_tokenizer())
@@ -171,7 +171,7 @@ def on_gpu(documents, corpus, sizes, bandwidth):
 
 
 def bytes_moved(pairs, different):
-    """Bytes read and written by the steps of `l2m.information.pair_counts._counts_torch` for 32-bit keys.
+    """Bytes read and written by the steps of `pair_counts._counts_torch` for 32-bit keys.
 
     Gather first and second tokens (8 read, 8 written), subtract (4 + 4), shift (4 + 4), combine
     (8 + 4); copy and radix-sort the keys, one histogram and four passes of 8 bits (8 + 4 + 4 · 8);

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from timing import record, timed
 
-from l2m.training.loop import mamba_mixer
+from l2m.language_models.models import device_name
+from l2m.training import mamba_mixer
 from l2m.training.acceleration import prepare
-from l2m.language_models.models import build_model, device_name
-from l2m.training.selective_scan import selective_scan
-from l2m.training.loss import token_loss
 from l2m.training.loop import autocast
+from l2m.training.loss import token_loss
+from l2m.training.networks import build_model
+from l2m.training.selective_scan import selective_scan
 
 SHAPES = [  # sequences, their length, channels, states of each
     (16, 4096, 1536, 16),  # of a Mamba-130M, at 65,536 tokens a step
@@ -62,12 +63,17 @@ def speed(way, shape, repeats=10):
 def first_step(precision, way):
     """The loss of the first step and the gradient of all weights, in one vector."""
     tokens = torch.randint(1, 49152, (4, 2048), generator=torch.Generator().manual_seed(0))
-    model = build_model("mamba", vocabulary=49152, length=4096, layers=8, width=768).cuda().train()
+    model = build_model("mamba", vocab_size=49152, length=4096, layers=8, width=768)
+    if way == "transformers":
+        plain = type(model)(model.config)
+        plain.load_state_dict(model.state_dict())
+        model = plain
+    model.cuda().train()
     if way != "transformers":
         mamba_mixer.MAMBA_SSM = way == "mamba-ssm"
         prepare(model, compile_layers=False)
     with autocast("cuda", precision):
-        loss = token_loss(model, tokens.cuda(), bos=0)
+        loss = token_loss(model, tokens.cuda(), 0)
     loss.backward()
     return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])
 

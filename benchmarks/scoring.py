@@ -8,7 +8,7 @@
 The official procedure: for every split ℓ one full-length pass over the window with another window's
 continuation, and one over BOS + that continuation, and one over the window itself: 21 passes over
 2,048 tokens and 40,983 tokens a window; full logits, then a softmax in fp32. Here it is batched as
-large as pays. The engine is `l2m.language_models.scoring.score`. Same windows, model and dtype; tokens are random,
+large as pays. The engine is `score`. Same windows, model and dtype; tokens are random,
 which costs what text costs.
 """
 

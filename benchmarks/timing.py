@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from l2m.results import write_atomic
+from l2m.files import write_atomic
 
 
 def timed(function, device):

@@ -5,7 +5,7 @@
     torchrun --nproc-per-node=2 benchmarks/training.py --device cuda --models gpt2 --scaling
 
 "Plain" is the class of transformers as it comes, with a loss on full logits, in TF32, with AdamW.
-Each further row adds one trick to those before; the last is `l2m.training.loop.train` itself. "The
+Each further row adds one trick to those before; the last is `l2m.training.train` itself. "The
 authors' way" of GPT-2, as far as their scripts tell, is the plain one with FlexAttention and
 `torch.compile`. Same weights and data; tokens are random, half of them repeated. The share of the
 card is model operations (`flops_per_token`) over the data sheet's bf16 rate, and over the rate of a
@@ -25,11 +25,11 @@ import torch
 from timing import matmul_ceiling, record, recorded
 from transformers.activations import ACT2FN
 
-from l2m.training.acceleration import attention_kernels, prepare
-from l2m.language_models.models import build_model, device_name
-from l2m.training.throughput import flops_per_token, peak_flops
-from l2m.training.loss import token_loss
+from l2m.language_models.models import device_name
+from l2m.training.acceleration import attention_kernels, flops_per_token, peak_flops, prepare
 from l2m.training.loop import Training, autocast, train
+from l2m.training.loss import token_loss
+from l2m.training.networks import build_model
 
 TINY = {"name": "gpt2", "layers": 2, "width": 64}
 TRICKS = ["bf16", "loss without logits", "kernels", "fused AdamW", "compiled layers"]
@@ -38,33 +38,42 @@ TRICKS = ["bf16", "loss without logits", "kernels", "fused AdamW", "compiled lay
 class RandomTokens:
     """Sequences whose second half repeats the first: costs what text costs, and can be learned."""
 
-    def __init__(self, length, vocabulary):
-        self.length, self.vocabulary = length, vocabulary
+    def __init__(self, length, vocab_size):
+        self.length, self.vocab_size = length, vocab_size
 
     def batch(self, step, size, rows, device):
         generator = torch.Generator(device).manual_seed(step)
         shape = (size, self.length // 2)
         # squared: small ids are likelier, as common words are
         uniform = torch.rand(shape, generator=generator, device=device) ** 2
-        half = (uniform * (self.vocabulary - 1)).long() + 1
+        half = (uniform * (self.vocab_size - 1)).long() + 1
         return (half.repeat(1, 2)[rows],)
 
     def loss(self, model, tokens):
-        return token_loss(model, tokens, bos=0)
+        return token_loss(model, tokens, 0)
 
 
-def build(name, vocabulary, length):
+def build(name, vocab_size, length):
     sizes = TINY if name == "tiny" else {"name": name}
-    return build_model(**sizes, vocabulary=vocabulary, length=length)
+    return build_model(**sizes, vocab_size=vocab_size, length=length)
+
+
+def as_it_comes(model):
+    """The same weights in the class of transformers, with its own mixers and activation."""
+    plain = type(model)(model.config)
+    plain.load_state_dict(model.state_dict())
+    if model.config.model_type == "gpt2":
+        for layer in plain.base_model.h:
+            layer.mlp.act = ACT2FN["gelu_new"]  # the same function in several kernels
+    return plain
 
 
 def stepper(model, task, tricks, batch_size, device, rate):
     """The step function with these tricks: step number → loss."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    if "kernels" not in tricks:
+        model = as_it_comes(model)
     model.to(device).train()
-    if model.config.model_type == "gpt2" and "kernels" not in tricks:
-        for layer in model.base_model.h:
-            layer.mlp.act = ACT2FN["gelu_new"]  # the same function in several kernels
     if "kernels" in tricks or "compiled layers" in tricks:
         prepare(model, "compiled layers" in tricks)
     if "FlexAttention" in tricks:
@@ -78,7 +87,7 @@ def stepper(model, task, tricks, batch_size, device, rate):
         optimiser.zero_grad(set_to_none=True)
         with autocast(device, "bf16" if "bf16" in tricks else "fp32"):
             if "loss without logits" in tricks:
-                loss = token_loss(model, tokens, bos=0)
+                loss = token_loss(model, tokens, 0)
             else:
                 inputs = torch.cat([torch.zeros_like(tokens[:, :1]), tokens[:, :-1]], 1)
                 logits = model(inputs, use_cache=False).logits.float()
@@ -104,12 +113,12 @@ def nudge(model, by):
     return model
 
 
-def compared(name, task, vocabulary, size, steps, device):
+def compared(name, task, vocab_size, size, steps, device):
     """How far the losses of the plain way and of all tricks together come apart, and by nudging."""
     losses = []
     for tricks, by in (([], 0), (TRICKS, 0), ([], 1e-6)):
         free()
-        model = nudge(build(name, vocabulary, task.length), by)
+        model = nudge(build(name, vocab_size, task.length), by)
         step = stepper(model, task, tricks, size, device, 3e-4)
         losses.append([float(step(i)) for i in range(steps)])
         del step
@@ -153,12 +162,12 @@ def timed(step, steps, device):
     return float(np.median(seconds[2:]))
 
 
-def measure(name, length, vocabulary, tokens, plain_tokens, steps, device, ceiling, agreement):
+def measure(name, length, vocab_size, tokens, plain_tokens, steps, device, ceiling, agreement):
     """Rows of one model at one length, and how far the losses of the ways are apart.
 
     With agreement=0 only the first and the last way are timed.
     """
-    task, rows = RandomTokens(length, vocabulary), []
+    task, rows = RandomTokens(length, vocab_size), []
     peak = peak_flops(device)
 
     def row(way, speed):
@@ -183,7 +192,7 @@ def measure(name, length, vocabulary, tokens, plain_tokens, steps, device, ceili
         timed_ways = [("the authors' way", ["FlexAttention"]), *timed_ways]
     for way, tricks in timed_ways:
         free()
-        model = build(name, vocabulary, length)
+        model = build(name, vocab_size, length)
         size = max(1, (plain_tokens if "loss without logits" not in tricks else tokens) // length)
         step = stepper(model, task, tricks, size, device, 3e-4)
         try:
@@ -192,19 +201,23 @@ def measure(name, length, vocabulary, tokens, plain_tokens, steps, device, ceili
             print(f"{name} L={length} {way}: out of memory at {size * length} tokens", flush=True)
         del step
     free()
-    model = build(name, vocabulary, length)
+    model = build(name, vocab_size, length)
     config = Training(
-        steps=steps + 6, batch_size=max(1, tokens // length), compile=True, log_every=2, warmup=1
+        steps=steps + 6,
+        batch_size=max(1, tokens // length),
+        compile=True,
+        log_every=2,
+        warmup_steps=1,
     )
     table = train(model, task, config, device=device, progress=False)
-    row("l2m.training.loop.train", float(np.median(2 * config.batch_size * length / table.seconds[2:])))
+    row("l2m.training.train", float(np.median(2 * config.batch_size * length / table.seconds[2:])))
     if agreement:
         small = max(1, plain_tokens // length // 2)
-        rows[-1] |= compared(name, task, vocabulary, small, agreement, device)
+        rows[-1] |= compared(name, task, vocab_size, small, agreement, device)
     return rows
 
 
-def scaling(name, length, vocabulary, tokens, steps, device):
+def scaling(name, length, vocab_size, tokens, steps, device):
     """Speed of `train`, alone or under torchrun."""
     world = int(os.environ.get("WORLD_SIZE", 1))
     config = Training(
@@ -212,10 +225,10 @@ def scaling(name, length, vocabulary, tokens, steps, device):
         batch_size=world * (tokens // length),
         compile=device.type == "cuda",
         log_every=2,
-        warmup=1,
+        warmup_steps=1,
     )
-    model = build(name, vocabulary, length)
-    table = train(model, RandomTokens(length, vocabulary), config, device=device, progress=False)
+    model = build(name, vocab_size, length)
+    table = train(model, RandomTokens(length, vocab_size), config, device=device, progress=False)
     speed = float(np.median(2 * config.batch_size * length / table.seconds[2:]))
     about = {"device": device_name(device.type), "model": name, "length": length}
     about |= {"tokens_a_step_and_gpu": tokens // length * length}
@@ -236,7 +249,7 @@ def main():
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--models", nargs="+", default=["gpt2", "mamba-130m", "mamba2-130m"])
     parser.add_argument("--lengths", nargs="+", type=int, default=[4096, 8192])
-    parser.add_argument("--vocabulary", type=int, default=49152)
+    parser.add_argument("--vocab-size", type=int, default=49152)
     parser.add_argument("--tokens", type=int, default=65536, help="a step")
     parser.add_argument("--plain-tokens", type=int, default=16384, help="a step, with full logits")
     parser.add_argument("--steps", type=int, default=8)
@@ -245,7 +258,7 @@ def main():
     parser.add_argument("--record", action="store_true", help="write results/benchmarks/")
     args = parser.parse_args()
     if args.models == ["tiny"] and args.device == "cpu":
-        args.lengths, args.vocabulary, args.tokens, args.plain_tokens = [128], 512, 512, 256
+        args.lengths, args.vocab_size, args.tokens, args.plain_tokens = [128], 512, 512, 256
         args.steps, args.agreement = 3, 50
     device = torch.device(args.device, int(os.environ.get("LOCAL_RANK", 0)))
     if args.device == "cuda":
@@ -256,7 +269,7 @@ def main():
     if args.scaling:
         for length in args.lengths:
             for name in args.models:
-                entry = scaling(name, length, args.vocabulary, args.tokens, args.steps, device)
+                entry = scaling(name, length, args.vocab_size, args.tokens, args.steps, device)
                 if int(os.environ.get("RANK", 0)) == 0:
                     print(json.dumps(entry))
                     if args.record:
@@ -273,7 +286,7 @@ def main():
     for length in args.lengths:
         for name in args.models:
             agreement = args.agreement if length == args.lengths[0] else 0
-            sizes = args.vocabulary, args.tokens, args.plain_tokens, args.steps
+            sizes = args.vocab_size, args.tokens, args.plain_tokens, args.steps
             out["rows"] += measure(name, length, *sizes, device, ceiling, agreement)
             if args.record:
                 record(results, out)

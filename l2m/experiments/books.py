@@ -344,7 +344,8 @@ def _params(_grid, runs) -> dict:
     """What identifies the tables of a grid, known without its texts."""
     books = runs[0].books
     params = {key: value for key, value in asdict(books).items() if key != "exclude" or value}
-    params["texts"] = {name: fingerprint(name, params.pop("limit")) for name in books.corpora}
+    del params["limit"]  # in what identifies the texts
+    params["texts"] = {name: fingerprint(name, books.limit) for name in books.corpora}
     params["tokenizer_sha256"] = models.fingerprint(books.tokenizer)
     return params | {"runs": [run.about() for run in runs]}
 

@@ -6,6 +6,7 @@ conditional p(z_i | z_<i) from theirs; what differs is their history state.
 """
 
 import os
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import e, log, pi
 
@@ -28,6 +29,19 @@ def conditional_kl(mean, deviation, q_mean, q_deviation):
     """
     ratio = deviation / q_deviation
     return (ratio**2 + ((q_mean - mean) / q_deviation) ** 2 - 1) / 2 - ratio.log()
+
+
+@contextmanager
+def full_precision():
+    """Have matrix products in fp32, also where models are trained with products in TF32."""
+    import torch
+
+    usual = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(usual)
 
 
 class GaussianTask:
@@ -80,7 +94,8 @@ class GaussianTask:
         shape = (self.length, size, self.copies)
         noise = torch.randn(shape, generator=generator, device=device)[:, rows]
         triangle, deviation = self._factor(noise.device)
-        z = (triangle @ noise.flatten(1)).view_as(noise)
+        with full_precision():
+            z = (triangle @ noise.flatten(1)).view_as(noise)
         mean = z - deviation[:, None, None] * noise
         return z.transpose(0, 1).contiguous(), mean.transpose(0, 1).contiguous()
 
@@ -110,6 +125,8 @@ class GaussianRun(Run):
     width: int = 256
     state: int | None = None
     window: int | None = None
+    positions: str | None = None
+    clock: bool = False
     seed: int = 0
     kind: str = "sub-volume"
     copies: int = 64
@@ -138,6 +155,8 @@ class GaussianRun(Run):
         parts = [self.family, f"{self.layers}x{self.width}"]
         parts += [f"state{self.state}"] if self.state else []
         parts += [f"window{self.window}"] if self.window else []
+        parts += [self.positions] if self.positions else []
+        parts += ["clock"] if self.clock else []
         parts += [self.kind] if self.kind != "sub-volume" else []
         return "-".join([*parts, f"L{self.length}", f"seed{self.seed}"])
 
@@ -154,8 +173,9 @@ class GaussianRun(Run):
         """The untrained network."""
         from l2m.training.networks import build_model
 
-        sizes = {key: getattr(self, key) for key in ("layers", "width", "state", "window", "seed")}
-        return build_model(self.family, dim=self.copies, length=self.length, **sizes)
+        named = ("length", "layers", "width", "state", "window", "positions", "clock", "seed")
+        sizes = {key: getattr(self, key) for key in named}
+        return build_model(self.family, dim=self.copies, **sizes)
 
     def train(self, deadline=float("inf"), progress=True, device=None):
         """Train and evaluate it.

@@ -1,22 +1,34 @@
 """Two exactly solvable Gaussian families with one two-point law and two bipartite laws (App. C).
 
-Glossary: γ, ρ and the 4×4 map M as in the paper; C_k the covariance of level k, of 4^k numbers;
-G = Σ_c m_c m_c^T over the columns c of M that carry copies of the level below (three copies in the
-sub-volume family, one in the logarithmic), R the same over the columns that carry fresh numbers.
-Rows of four being flattened one after another,
+Level k makes L = 4^k numbers out of independent copies of the family of level k-1 (three in the
+sub-volume family, one in the logarithmic), each of which gives row m its number m; fresh standard
+normal numbers fill up the rows of four. Each row is mixed by the matrix M, the rows are flattened,
+and in a last step (Eq. C.23) each pair of neighbours Z_{m,4}, Z_{m+1,1} is brought to a set
+correlation by a symmetric linear map
 
-    C_k = C_{k-1} ⊗ G + I ⊗ R + (last step),        C_1 = M M^T.
+    u' = α u + β v,    v' = β u + α v.
 
-The columns of M are orthogonal, which is what makes the determinants cheap. The last step gives
-the neighbours Z_{i,4}, Z_{i+1,1} a set correlation. The paper does not spell it out as a map, and
-there are three readings: "replace" those entries of the covariance (the default), "map" each pair
-by the symmetric 2×2 matrix that brings its correlation there, or "none", leave the step out.
+The paper does not spell this map out, and its formula for the correlation depends on the signs of
+M: `gaussian_readings` has what else can be read into it. The reading here has both of the
+paper's laws, L^0.79 and log L.
+
+Why all is cheap: let i = 4m + j with j = 1, …, 4, rows and numbers counted from 0. To know z_<i is
+to know the rows before m, before their last step, and the first j of the *six*
+
+    Z_{m,1}, Z_{m,2}, Z_{m,3}, u', v', Z_{m+1,2}
+
+(Z_{m,1} and Z_{m-1,4} since of their pair both u' and v' are known). The next two of the six are
+z_i and z_{i+1}. So what is known of (z_i, z_{i+1}) given z_<i follows from what is known of
+(a_m, a_{m+1}) given a_<m, of the copies one level below: pairs of neighbours suffice at every
+level, and a row costs the Cholesky factor of a 6×6 matrix. Any correlation is found by the same
+descent. One number more is imagined beyond either end, independent of all others, so that the ends
+are no special case.
 """
 
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
-from scipy import linalg
 
 from l2m.sources.markov import check_split
 
@@ -24,200 +36,219 @@ GAMMA, RHO = np.sqrt(5) / 4, 1 / 4
 SIGNS = np.array([[1, 1, 1, 1], [-1, 1, -1, 1], [-1, -1, 1, 1], [1, -1, -1, 1]])
 M = SIGNS * np.array([GAMMA, GAMMA, GAMMA, RHO])
 COPIES = {"sub-volume": 3, "logarithmic": 1}
-LAST_STEPS = ("replace", "map", "none")
+
+
+class Level(NamedTuple):
+    """One level, made of n rows; windows m = -1, …, n-1 stand for the rows m and m+1.
+
+    own, other : α and β of the last step, each (n-1, 1)
+    six : the six numbers as combinations of the two rows, (n+1, 6, 8)
+    factor : Cholesky factor of their covariance given the rows before, (n+1, 6, 6)
+    """
+
+    own: np.ndarray
+    other: np.ndarray
+    six: np.ndarray
+    factor: np.ndarray
 
 
 class GaussianFamily:
-    """4^levels correlated standard normal numbers.
+    """L = 4^levels correlated standard normal numbers.
 
-    Each aligned block of 4^j numbers has the law of a family of j levels, and reversing the order
-    changes nothing.
+    Reversing their order changes nothing. All but `covariance` and `cholesky` takes O(L) time and
+    memory.
 
     Parameters
     ----------
     kind : "sub-volume" or "logarithmic"
     levels : int
         L = 4^levels numbers: `length`.
-    last_step : "replace", "map" or "none"
-        The reading of the last step of the construction.
-    target : float, optional
-        The correlation that the last step sets; by default the paper's formula, which is 0 in both
-        families, the correlations within a row being -1/4 at every level.
+    target : float or None
+        The correlation that the last step sets, between -1 and 1; None leaves the step out.
+    signs : four of ±1
+        Of the rows of M. Backwards they must be the same, or all opposite.
     """
 
-    def __init__(self, kind, levels, last_step="replace", target=None):
+    def __init__(self, kind, levels, target=2 / 5, signs=(1, 1, 1, 1)):
         if kind not in COPIES:
             raise ValueError(f"kind must be one of {', '.join(COPIES)}, not {kind!r}.")
-        if last_step not in LAST_STEPS:
-            raise ValueError(
-                f"last_step must be one of {', '.join(LAST_STEPS)}, not {last_step!r}."
-            )
         if levels < 1:
             raise ValueError(f"levels must be at least 1, not {levels}.")
-        self.kind, self.levels, self.last_step = kind, levels, last_step
+        if target is not None and not -1 < target < 1:
+            raise ValueError(f"target must lie between -1 and 1, or be None, not {target}.")
+        signs, back = tuple(signs), tuple(signs)[::-1]
+        if len(signs) != 4 or {*signs} - {1, -1} or back not in (signs, tuple(-s for s in signs)):
+            raise ValueError(f"signs must be four ±1, alike or opposite backwards, not {signs}.")
+        self.kind, self.levels, self.target, self.signs = kind, levels, target, signs
         self.length = 4**levels
-        self._copied, self._fresh = M[:, : COPIES[kind]], M[:, COPIES[kind] :]
-        self._g = self._copied @ self._copied.T
-        self._r = self._fresh @ self._fresh.T
-        # (2/5)(corr(Z_i3, Z_i4) + corr(Z_i+1,1, Z_i+1,2)) + 1/5, where both are entries of M M^T
-        inner = self._g + self._r
-        formula = 2 / 5 * (inner[2, 3] + inner[0, 1]) + 1 / 5
-        self.target = round(formula, 12) if target is None else target
+        self._mixing = np.array(signs)[:, None] * M
+        self._copies = COPIES[kind]
 
     def about(self) -> dict:
-        """What identifies it."""
-        names = ("kind", "levels", "last_step", "target")
+        """What identifies it, as JSON has it."""
+        names = ("kind", "levels", "target", "signs")
         return {name: getattr(self, name) for name in names}
 
-    def covariance(self):
-        """C_layers, shape (L, L), float64: 8 L² bytes, 2.1 GB for seven levels."""
-        below = M @ M.T
-        for _ in range(1, self.levels):
-            n = len(below)
-            matrix = np.multiply(below[:, None, :, None], self._g[None, :, None, :])
-            rows = np.arange(n)
-            matrix[rows, :, rows, :] += self._r
-            below = matrix.reshape(4 * n, 4 * n)
-            self._apply_last_step(below)
-        return below
+    def sample(self, n, rng):
+        """n independent samples, float64 (n, L)."""
+        return self._construct(rng.standard_normal((n, self.length)).T, self.levels).T
 
-    def _apply_last_step(self, matrix):
-        """In place, on the pairs (Z_{i,4}, Z_{i+1,1})."""
-        first = np.arange(3, len(matrix) - 1, 4)
-        second = first + 1
-        if self.last_step == "replace":
-            matrix[first, second] = matrix[second, first] = self.target
-        if self.last_step == "map":
-            # square roots of 2×2 correlation matrices share the eigenvectors (1, ±1)/√2
-            now = matrix[first, second]
-            plus = np.sqrt((1 + self.target) / (1 + now))
-            minus = np.sqrt((1 - self.target) / (1 - now))
-            own, other = ((plus + minus) / 2)[:, None], ((plus - minus) / 2)[:, None]
-            for part in (matrix, matrix.T):
-                a, b = part[first], part[second]
-                part[first], part[second] = own * a + other * b, other * a + own * b
+    def conditionals(self, z):
+        """Exact E[Z_i | Z_<i] and deviation, for given z of shape (n, L): arrays (n, L), (L,)."""
+        means = self._neighbours_ahead(np.asarray(z, dtype=float).T, self.levels)
+        return means[1:, 0].T, self.deviations
+
+    @property
+    def deviations(self):
+        """Exact deviations of Z_i given Z_<i, which do not depend on the values, (L,)."""
+        return np.sqrt(self._levels[1][1:, 0, 0])
+
+    def bipartite_mi(self, split):
+        """I_BP(split; L) = ½ (ln|C_XX| + ln|C_YY| - ln|C|) in nats."""
+        check_split(split, self.length)
+        return float(self.bipartite_mi_at_all_splits()[split - 1])
+
+    def bipartite_mi_at_all_splits(self):
+        """I_BP(split; L) in nats at split = 1, …, L-1, shape (L-1,)."""
+        # H(Z_1 … Z_i) less that of independent numbers; by symmetry also that of the last i
+        entropy = np.log(self.deviations).cumsum()
+        return entropy[:-1] + entropy[-2::-1] - entropy[-1]
 
     def correlation(self, i, j):
-        """corr(Z_i, Z_j), positions from 0, by descending the levels: no matrix is built."""
-        if self.last_step == "map":
-            return float(self.covariance()[i, j])
-        return self._entry(self.levels, *sorted((i, j)))
-
-    def _entry(self, level, i, j):
-        if level == 1:
-            return float((M @ M.T)[i, j])
-        if self.last_step == "replace" and j == i + 1 and j % 4 == 0:
-            return float(self.target)
-        entry = self._entry(level - 1, i // 4, j // 4) * self._g[i % 4, j % 4]
-        return float(entry + (i // 4 == j // 4) * self._r[i % 4, j % 4])
+        """corr(Z_i, Z_j), positions from 0."""
+        check_positions(self.length, i, j)
+        return float(self._between_neighbours(self.levels, i, j)[0, 0])
 
     def two_point_mi(self, i, j):
         """-½ ln(1 - corr²) in nats, positions from 0; antipodal: i = 0, j = length - 1."""
         return float(-np.log1p(-(self.correlation(i, j) ** 2)) / 2)
 
-    def bipartite_mi(self, split):
-        """½ (ln|C_XX| + ln|C_YY| - ln|C|) in nats.
-
-        Splits at a quarter, half or three quarters of L cost one factorisation of about (3/4)^(k-1)
-        L numbers, or next to nothing in the logarithmic family (see `_quarters_log_det`). Any other
-        split, "map", and targets other than 0 take one dense Cholesky factorisation, L³/3
-        operations. ``LinAlgError`` where the replaced entries leave no positive definite matrix.
-        """
-        check_split(split, self.length)
-        quarters, rest = divmod(4 * split, self.length)
-        if rest or self.last_step == "map" or self.target != 0:
-            log_det = self._log_det_of_blocks
-            x, y, whole = log_det[split], log_det[self.length - split], log_det[self.length]
-        else:
-            x, y, whole = (self._quarters_log_det(q) for q in (quarters, 4 - quarters, 4))
-        return float(x + y - whole) / 2
-
-    @cached_property
-    def _log_det_of_blocks(self):
-        """ln|C| of the first 0, 1, ..., L numbers; by symmetry also of the last ones."""
-        deviations = np.diag(self.cholesky())
-        return np.append(0, 2 * np.log(deviations).cumsum())
-
-    def _quarters_log_det(self, quarters):
-        """ln|C| of the first `quarters` quarters, less a constant a quarter, without such a matrix.
-
-        After j steps the determinant left to compute is that of (5/4)^j C_m ⊗ I + I ⊗ S with
-        m = k - j levels; S acts on the last digit (base 4) of the position times the `inner`
-        directions kept so far. The directions of that digit that carry fresh numbers are eliminated
-        by a Schur complement. It is local, since neither R nor the last step (with target 0)
-        reaches beyond one row of the level below: all blocks are equal, one is factorised. Until
-        the last level but one there are as many blocks to a quarter, and these determinants cancel
-        in the mutual information: leaving them out keeps it accurate for any number of levels.
-        """
-        basis = M / np.linalg.norm(M, axis=0)
-        kept, gone = slice(0, COPIES[self.kind]), slice(COPIES[self.kind], 4)
-        s = np.zeros((4, 4)) if self.levels > 1 else np.zeros((quarters, quarters))
-        scale, inner, log_det = 1.0, 1, 0.0
-        for m in range(self.levels, 1, -1):
-            rows = 4 if m > 2 else quarters
-            fresh = scale * self._local_part(rows, basis)
-            s = s.reshape(4, inner, 4, inner)
-            s = np.einsum("aubv,ap,bq->puqv", s, basis, basis, optimize=True)
-
-            factor = linalg.cholesky(_block(fresh, s, gone, gone), lower=True)
-            half = linalg.solve_triangular(factor, _block(fresh, s, gone, kept), lower=True)
-            s = _block(fresh, s, kept, kept) - half.T @ half
-            if m == 2:
-                log_det = 2 * np.log(np.diag(factor)).sum()
-            scale, inner = scale * 5 / 4, inner * COPIES[self.kind]
-        last = scale * np.kron((M @ M.T)[:quarters, :quarters], np.eye(inner)) + s
-        return log_det + 2 * np.log(np.diag(linalg.cholesky(last))).sum()
-
-    def _local_part(self, rows, basis):
-        """I ⊗ R and the last step on `rows` rows, columns in `basis`: (rows, 4, rows, 4)."""
-        local = np.kron(np.eye(rows), self._r)
-        if self.last_step == "replace":
-            first = np.arange(3, 4 * rows - 1, 4)
-            before = (M @ M.T)[0, 1] * self._g[3, 0]
-            local[first, first + 1] = local[first + 1, first] = self.target - before
-        local = local.reshape(rows, 4, rows, 4)
-        return np.einsum("uavb,ap,bq->upvq", local, basis, basis)
-
-    def cholesky(self, device=None):
-        """The lower triangular T with C = T T^T, shape (L, L), float64.
-
-        Z = T ε with ε standard normal is a sample, and its exact conditionals are products of the
-        same triangle: E[Z_i | Z_<i] = (T ε)_i - T_ii ε_i, with deviation T_ii. The factor of the
-        family with fewer levels is the upper left corner of this one.
+    def covariance(self, device=None):
+        """C, shape (L, L), float64: 8 L² bytes, 2.1 GB for seven levels.
 
         Parameters
         ----------
         device : str or torch.device, optional
-            Factorise there and return a torch tensor; by default a NumPy array comes back. L³/3
-            operations: for seven levels 1.5·10^12, about a minute on two CPU cores.
+            Build it there, as a torch tensor; by default a NumPy array comes back.
+        """
+        fresh = np.eye(self.length)
+        if device is not None:
+            import torch
+
+            fresh = torch.as_tensor(fresh, device=device)
+        # the construction is linear, Z = A X with independent X, so that C = A A^T
+        return self._construct(self._construct(fresh, self.levels).T, self.levels)
+
+    def cholesky(self, device=None):
+        """The lower triangular T with C = T T^T, shape (L, L), on a device as in `covariance`.
+
+        Z = T ε with ε standard normal is a sample, and its exact conditionals are products of the
+        same triangle: E[Z_i | Z_<i] = (T ε)_i - T_ii ε_i, with deviation T_ii. After L³/3
+        operations that is a quick way, on a GPU, to many samples of some thousands of numbers.
         """
         if device is None:
-            return linalg.cholesky(
-                self.covariance(), lower=True, overwrite_a=True, check_finite=False
-            )
+            return np.linalg.cholesky(self.covariance())
         import torch
 
-        return torch.linalg.cholesky(torch.as_tensor(self.covariance(), device=device))
+        return torch.linalg.cholesky(self.covariance(device))
 
-    def sample(self, n, rng):
-        """n independent samples, float64 (n, L)."""
-        return rng.standard_normal((n, self.length)) @ self._triangle.T
+    def _construct(self, x, level):
+        """Z of a level from as many independent numbers x, shape (4^level, batch)."""
+        if level == 0:
+            return x
+        rows, c = x.reshape(len(x) // 4, 4, -1), self._copies
+        below = self._construct(rows[:, :c].reshape(len(rows), -1), level - 1)
+        mixing = self._mixing if isinstance(x, np.ndarray) else x.new_tensor(self._mixing)
+        copies = below.reshape(rows[:, :c].shape)
+        z = (mixing[:, :c] @ copies + mixing[:, c:] @ rows[:, c:]).reshape(x.shape)
+        own, other = self._levels[0][level - 1][:2]
+        return _map_pairs(z, own, other)
 
-    def conditionals(self, z):
-        """Exact E[Z_i | Z_<i] and deviation, for given z of shape (n, L): arrays (n, L), (L,)."""
-        noise = linalg.solve_triangular(self._triangle, np.asarray(z).T, lower=True).T
-        deviations = np.diag(self._triangle).copy()
-        return z - noise * deviations, deviations
+    def _neighbours_ahead(self, z, level):
+        """E[Z_i, Z_{i+1} | Z_<i] at i = -1, …, 4^level - 1, shape (4^level + 1, 2, batch).
+
+        z has shape (4^level, batch), copies being part of the batch.
+        """
+        if level == 0:
+            return np.zeros((2, 2, z.shape[1]))
+        own, other, six, factor = self._levels[0][level - 1]
+        scale = own**2 - other**2
+        rows = _map_pairs(z.copy(), own / scale, -other / scale).reshape(len(z) // 4, 4, -1)
+        copies = (np.linalg.inv(self._mixing) @ rows)[:, : self._copies]
+        below = self._neighbours_ahead(copies.reshape(len(rows), -1), level - 1)
+        below = below.reshape(len(rows) + 1, 2 * self._copies, -1)
+
+        known = np.zeros((len(rows) + 1, 4, z.shape[1]))  # the first four of the six
+        known[1:] = z.reshape(rows.shape)
+        known[1:, 0] = rows[:, 0]
+        mean = six @ np.kron(np.eye(2), self._mixing[:, : self._copies]) @ below
+        noise = np.linalg.solve(factor[:, :4, :4], known - mean[:, :4])
+        ahead = [mean[:, j : j + 2] + factor[:, j : j + 2, :j] @ noise[:, :j] for j in range(1, 5)]
+        return _by_position(ahead)
+
+    def _between_neighbours(self, level, i, j):
+        """Covariance of (Z_i, Z_{i+1}) with (Z_j, Z_{j+1}), 2×2."""
+        if level == 0:
+            return np.eye(2, k=i - j)
+        (m, first), (n, second) = divmod(i - 1, 4), divmod(j - 1, 4)
+        rows = self._of_rows(self._between_neighbours(level - 1, m, n), np.eye(2, k=m - n))
+        six = self._levels[0][level - 1].six
+        left, right = six[m + 1, first + 1 : first + 3], six[n + 1, second + 1 : second + 3]
+        return left @ rows @ right.T
+
+    def _of_rows(self, copies, fresh):
+        """Covariance 8×8 of two rows with two, from those of the numbers that they are made of."""
+        kept, new = self._mixing[:, : self._copies], self._mixing[:, self._copies :]
+        return np.kron(copies, kept @ kept.T) + np.kron(fresh, new @ new.T)
 
     @cached_property
-    def _triangle(self):
-        return self.cholesky()
+    def _levels(self):
+        """A `Level` for each level, and Cov[Z_i, Z_{i+1} | Z_<i] at i = -1, …, L-1: (L+1, 2, 2)."""
+        levels, now = [], np.tile(np.eye(2), (2, 1, 1))  # covariances of neighbours,
+        ahead = now  # and given all before them
+        for _ in range(self.levels):
+            rows = self._of_rows(now, np.eye(2))
+            own, other = np.ones(len(rows)), np.zeros(len(rows))  # identity at both ends
+            own[1:-1], other[1:-1] = self._last_step(rows[1:-1, 3, 4])
+            six = np.tile(np.eye(8)[:6], (len(rows), 1, 1))
+            six[:, 3, 3] = six[:, 4, 4] = own
+            six[:, 3, 4] = six[:, 4, 3] = other
+            turned = six.swapaxes(1, 2)
+            factor = np.linalg.cholesky(six @ self._of_rows(ahead, np.eye(2)) @ turned)
+            levels.append(Level(own[1:-1, None], other[1:-1, None], six, factor))
+            rows = six @ rows @ turned
+            now = _by_position([rows[:, j : j + 2, j : j + 2] for j in range(1, 5)])
+            ahead = _by_position([factor[:, j : j + 2, j : j + 2] for j in range(1, 5)])
+            ahead = ahead @ ahead.swapaxes(1, 2)
+        return levels, ahead
+
+    def _last_step(self, correlation):
+        """α and β of the map that takes pairs of this correlation to the target."""
+        if self.target is None:
+            return 1, 0
+        # square roots of 2×2 correlation matrices share the eigenvectors (1, ±1)/√2
+        plus = np.sqrt((1 + self.target) / (1 + correlation))
+        minus = np.sqrt((1 - self.target) / (1 - correlation))
+        return (plus + minus) / 2, (plus - minus) / 2
 
 
-def _block(fresh, s, left, right):
-    """A block of fresh ⊗ I + I ⊗ S, as a matrix on (row, direction, inner)."""
-    rows, inner = len(fresh), s.shape[1]
-    fresh, s = fresh[:, left, :, right], s[left, :, right]
-    p, q = fresh.shape[1], fresh.shape[3]
-    wide = np.kron(fresh.reshape(rows * p, rows * q), np.eye(inner))
-    return wide + np.kron(np.eye(rows), s.reshape(p * inner, q * inner))
+def check_positions(length, *positions):
+    """Refuse positions that the family does not have."""
+    for position in positions:
+        if not 0 <= position < length:
+            raise ValueError(f"positions go from 0 to length - 1 = {length - 1}, not {position}.")
+
+
+def _map_pairs(z, own, other):
+    """z, shape (L, batch), after mapping each pair of neighbours across rows; in place."""
+    if not isinstance(z, np.ndarray):
+        own, other = z.new_tensor(own), z.new_tensor(other)
+    u, v = z[3:-1:4], z[4::4]
+    z[3:-1:4], z[4::4] = own * u + other * v, other * u + own * v
+    return z
+
+
+def _by_position(windows):
+    """Four arrays (n+1, 2, …), for i = 4m+1, …, 4m+4 with m = -1, …: (4n+1, 2, …), i from -1."""
+    stacked = np.stack(windows, axis=1)
+    return stacked.reshape(-1, *stacked.shape[2:])[2:-1]

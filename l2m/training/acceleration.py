@@ -36,7 +36,7 @@ def prepare(model, compile_layers: bool) -> None:
     backbone = body(model)
     kind, cuda = backbone.config.model_type, next(model.parameters()).is_cuda
     for layer in backbone.h if kind == "gpt2" else backbone.layers:
-        if kind.startswith("mamba") and cuda:
+        if kind in ("mamba", "mamba2") and cuda:
             layer.norm.register_forward_hook(_to_autocast)
         if compile_layers:
             layer.compile()
@@ -92,7 +92,7 @@ def flops_per_token(model, length: int) -> float:
         p.numel() for name, p in model.named_parameters() if not name.endswith("wpe.weight")
     )
     config = model.config
-    attention = config.model_type == "gpt2"
+    attention = config.model_type in ("gpt2", "gpt_neox")
     return 6 * weights + attention * 6 * config.num_hidden_layers * config.hidden_size * length
 
 

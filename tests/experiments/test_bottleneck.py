@@ -6,13 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2m.experiments.bottleneck import (
-    EchoSource,
     build_bottlenecks,
     captured_mi,
     quantise,
     train_bottlenecks,
 )
-from l2m.sources import MarkovSource
+from l2m.sources import EchoSource, MarkovSource
 
 torch = pytest.importorskip("torch")
 

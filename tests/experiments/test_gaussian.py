@@ -1,32 +1,28 @@
 """The Gaussian experiment: exact data and loss, and a miniature that really trains."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from l2m.training.tasks import GaussianTask, conditional_kl
 from torch.distributions import Normal, kl_divergence
 
-from l2m.experiments import gaussian as gaussian_training
+from l2m.experiments import gaussian
 from l2m.experiments.gaussian import (
-    Run,
-    blocks,
-    by_block,
-    gathered,
-    keep,
-    main,
+    EXPERIMENT,
+    GaussianRun,
+    GaussianTask,
+    conditional_kl,
+    positions_table,
     thin_curve,
-    train_run,
+    window_floor,
 )
 from l2m.results import MissingResult
 from l2m.sources.gaussian import GaussianFamily
 
-TINY = {"length": 16, "copies": 8, "width": 32, "layers": 1, "vectors": 512, "warmup": 5}
-TINY |= {"held_out": 2048, "peak_rate": 1e-2}
+TINY = {"length": 16, "copies": 8, "width": 32, "layers": 1, "vectors": 512, "warmup_steps": 5}
+TINY |= {"held_out": 2048, "learning_rate": 1e-2}
 
 
 @pytest.fixture
@@ -94,22 +90,18 @@ def test_the_loss_of_a_window_is_no_less_than_its_floor():
     """What `window_floor` says of seeing m vectors is what regression on them leaves."""
     family = GaussianFamily("sub-volume", 2)
     c, deviation = family.covariance(), np.diag(family.cholesky())
-    floor = gaussian_training.window_floor(family, 3)
+    floor = window_floor(family, 3)
     for i in range(16):
         past = slice(max(0, i - 3), i)
         left = 1 - c[i, past] @ np.linalg.solve(c[past, past], c[past, i]) if i else 1.0
         assert floor[i] == pytest.approx(np.log(left) / 2 - np.log(deviation[i]))
-    assert gaussian_training.window_floor(family, 16).max() < 1e-12
+    assert window_floor(family, 16).max() < 1e-12
 
 
-@pytest.mark.parametrize("length", [16, 64, 256, 4096])
-def test_blocks_cover_all_positions_once(length):
-    edges = blocks(length)
-    assert edges[0] == 0 and edges[-1] == length and (np.diff(edges) > 0).all()
-    assert len(edges) <= 162 and length // 2 in edges and (np.diff(edges)[:16] == 1).all()
+def test_a_table_by_block_has_the_means_of_all_positions():
     rng = np.random.default_rng(0)
-    kl, entropy = rng.random((6, length)), rng.random(length)
-    table = by_block(kl, entropy)
+    kl, entropy = rng.random((6, 256)), rng.random(256)
+    table = positions_table(kl, entropy)
     widths = table["last"] - table["first"] + 1
     assert np.average(table["kl"], weights=widths) == pytest.approx(kl.mean())
     assert np.average(table["entropy"], weights=widths) == pytest.approx(entropy.mean())
@@ -118,69 +110,90 @@ def test_blocks_cover_all_positions_once(length):
 
 def test_thinning_a_curve_keeps_its_ends():
     step = np.arange(10, 2510, 10)
-    thin = thin_curve(pd.DataFrame({"step": step, "loss": 1 / step, "rate": 0.1}))
+    thin = thin_curve(pd.DataFrame({"step": step, "loss": 1 / step, "learning_rate": 0.1}))
     assert len(thin) <= 81 and thin["step"].is_monotonic_increasing
     assert thin["step"].iloc[0] == 10 and thin["step"].iloc[-1] > 2300
 
 
-def test_training_lowers_the_divergence_and_is_repeatable():
-    run = Run("gpt2", **TINY, steps=40)
-    tables = train_run(run, device="cpu", progress=False)
+def test_training_lowers_the_divergence_and_is_repeatable(cache, monkeypatch):
+    run = GaussianRun("gpt2", **TINY, steps=40)
+    tables = run.train(progress=False, device="cpu")
     row = tables["runs"].iloc[0]
     untrained = run.task().loss(run.model(), *run.task().held_out(0, 128, "cpu")).item()
     assert row["kl"] < 0.7 * untrained
     assert row["kl"] > 0 and row["dim_z"] == 2 * 32 * 8
-    again = train_run(run, device="cpu", progress=False)
+    monkeypatch.setenv("L2M_CACHE", str(cache / "again"))
+    again = run.train(progress=False, device="cpu")
     assert again["runs"]["kl"].iloc[0] == pytest.approx(row["kl"], rel=1e-4)
 
 
-def test_a_mamba_trains_here_too():
-    run = Run("mamba", **TINY, state=4, steps=12)
-    tables = train_run(run, device="cpu", progress=False)
+def test_a_mamba_trains_here_too(cache):
+    run = GaussianRun("mamba", **TINY, state=4, steps=12)
+    tables = run.train(progress=False, device="cpu")
     losses = tables["curves"]["loss"]
     assert losses.iloc[-1] < losses.iloc[0]
     assert tables["runs"]["dim_z"].iloc[0] == 64 * 4 + 3 * 64
 
 
-def test_a_larger_state_helps():
+def test_a_larger_state_helps(cache):
     """The same GPT-2, its window of 2 or of 4: more is within reach, and training finds it."""
-    small, large = (Run("gpt2", **TINY, window=w, steps=150) for w in (2, 4))
-    kl = [
-        train_run(run, device="cpu", progress=False)["runs"]["kl"].iloc[0] for run in (small, large)
-    ]
-    floor = gaussian_training.window_floor(small.task().family, 2).mean()
+    small, large = (GaussianRun("gpt2", **TINY, window=w, steps=150) for w in (2, 4))
+    kl = [run.train(progress=False, device="cpu")["runs"]["kl"].iloc[0] for run in (small, large)]
+    floor = window_floor(small.task().family, 2).mean()
     assert kl[1] < 0.9 * kl[0]
     assert kl[0] > floor > kl[1]  # out of reach of the smaller one, whatever its training
 
 
 def test_results_are_gathered_when_all_runs_are_there(cache, monkeypatch):
     grid = [{**TINY, "family": "gpt2", "steps": 2, "seed": seed} for seed in (0, 1)]
-    monkeypatch.setitem(gaussian_training.gaussian_grids.GRIDS, "tiny", lambda: grid)
-    first, second = (Run(**fields) for fields in grid)
-    keep(first, train_run(first, device="cpu", progress=False))
+    runs = [GaussianRun(**fields) for fields in grid]
+    monkeypatch.setitem(EXPERIMENT.grids, "tiny", lambda: runs)
+    monkeypatch.setattr("l2m.experiments.runs.CPU_TOKENS", 0)
+    assert runs[0].carry_out(progress=False)
     with pytest.raises(MissingResult, match="1 of its 2 runs .*--grid tiny --record"):
-        gathered("runs", "tiny")
-    main(["--run", json.dumps(grid[1])])
-    assert second.finished()
-    for name in gaussian_training.TABLES:
-        assert set(gathered(name, "tiny")["run"]) == {first.name, second.name}
-    about = gathered("runs", "tiny").attrs
+        EXPERIMENT.gather("tiny")
+    monkeypatch.setattr("l2m.experiments.runs.CPU_TOKENS", 10_000)
+    tables = EXPERIMENT.gather("tiny")  # what is small is trained
+    assert runs[1].finished()
+    for name in EXPERIMENT.tables:
+        assert set(tables[name]["run"]) == {run.name for run in runs}
+    about = tables["runs"].attrs
     assert about["tokens"] == 2 * 2 * 512 and about["params"]["grid"] == "tiny"
 
 
+def test_what_is_recorded_is_found(monkeypatch, cache):
+    monkeypatch.setattr(gaussian.GaussianRun, "carry_out", None)
+    runs = EXPERIMENT.gather("book")["runs"]
+    assert len(runs) == 67 and {"learning_rate", "warmup_steps"} <= set(runs)
+
+
 def test_the_book_grid_is_what_it_promises():
-    runs = gaussian_training.runs_of("book")
+    runs = EXPERIMENT.runs("book")
     assert len({run.name for run in runs}) == len(runs) >= 24
     for run in runs[:1] + runs[-1:]:
         assert run.task().length == run.length
+        assert EXPERIMENT.run("book", run.name) == run
     for family in ("gpt2", "mamba", "mamba2"):
         assert {run.length for run in runs if run.family == family} >= {64, 256, 1024, 4096}
-    budgets = {run.steps * run.vectors for run in runs}
+    budgets = {run.total_tokens for run in runs}
     assert len(budgets) == 2  # all alike, but for those that show what more training gives
+
+
+def test_a_deadline_cuts_a_run_that_goes_on_to_the_same_numbers(cache):
+    run = GaussianRun("gpt2", **TINY, steps=6)
+    whole = run.train(progress=False, device="cpu")["runs"]
+    (run.folder / "step-00000006.safetensors").unlink()
+    assert not run.carry_out(deadline=0, progress=False) and not run.finished()
+    assert run.carry_out(progress=False) and run.finished()
+    assert run.table("runs")["kl"][0] == whole["kl"][0]
 
 
 def test_bad_input_names_the_cure():
     with pytest.raises(ValueError, match="power of 4, not 100"):
-        Run("gpt2", length=100)
+        GaussianRun("gpt2", length=100)
     with pytest.raises(ValueError, match="multiples of length = 64"):
-        Run("gpt2", length=64, vectors=100)
+        GaussianRun("gpt2", length=64, vectors=100)
+    with pytest.raises(ValueError, match="no grid 'bok' of gaussian: one of smoke, book"):
+        EXPERIMENT.runs("bok")
+    with pytest.raises(ValueError, match="no run 'lstm' in the grid 'book'.*--list"):
+        EXPERIMENT.run("book", "lstm")

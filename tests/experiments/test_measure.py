@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 from helpers import naive, tiny
-from l2m.experiments.context import past_terms
-from l2m.language_models.word_cache import missed_terms
 
 from l2m.experiments import measure as module
-from l2m.experiments.measure import command_line, identity, measure
-from l2m.information.bipartite import clustered_stderr, window_terms
+from l2m.experiments.measure import command_line, identity, measure, missed_terms, show_curves
+from l2m.information.bipartite import window_terms
+from l2m.information.resampling import clustered_stderr
 from l2m.language_models.scoring import powers_of_two, score_whole
 from l2m.text.corpora import Windows
 
@@ -74,35 +73,16 @@ def test_fewer_documents(corpus):
     assert "documents" not in identity("pg19", "m")
 
 
-def test_command_line(corpus, capsys):
-    about = ["--corpus", "made-up", "--length", "16", "--windows", "12", "--bos", "0"]
-    assert module.run("measure", measure, module.show_curves, ["mine", *about]) == 0
-    assert "direct" in capsys.readouterr().out
-    for wrong, sentence in {
-        ("--windows", "11", "--partners", "20"): "11 windows, 2 of them",
-        ("--partners", "0"): "at least one partner, not 0",
-        ("--ratio", "1"): "ratio must be",
-        ("--largest-split", "1"): "no split to score",
-        ("--bos", "97"): "BOS token is from 0 to 96, not 97",
-    }.items():
-        assert module.run("measure", measure, module.show_curves, ["mine", *about, *wrong]) == 2
-        out, error = capsys.readouterr()
-        assert not out and sentence in error and error.startswith("l2m: ")
-    for wrong in (["--seed", "-1"], ["--windows", "many"]):
-        with pytest.raises(SystemExit, match="2"):
-            module.run("measure", measure, module.show_curves, ["mine", *about, *wrong])
-        assert "takes an integer from 0" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("function", [measure, past_terms, missed_terms])
-def test_every_option_is_explained(function, capsys):
-    with pytest.raises(SystemExit, match="0"):
-        module.run("any", function, None, ["--help"])
-    assert "token id that sequences start with" in capsys.readouterr().out
+def test_curves_are_shown(corpus):
+    tables = measure("tests/shown", corpus="made-up", length=16, windows=12, bos=0, dtype="float32")
+    assert show_curves(tables).startswith("direct\n") and "vclub\n" in show_curves(tables)
 
 
 def test_command():
     params = {"corpus": "kjv", "length": 2048, "bos": 1}
-    assert command_line("measure", measure, "a/b", params) == (
-        "python -m l2m.experiments.measure a/b --corpus kjv --bos 1"
+    assert command_line("information", measure, "a/b", params) == (
+        "l2m measure a/b --corpus kjv --bos 1"
+    )
+    assert command_line("missed", missed_terms, "a/b", params).startswith(
+        "l2m measure a/b --what missed --corpus kjv"
     )

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 from helpers import naive, tiny, windows
-from l2m.experiments.context import past_table
 
+from l2m.experiments.measure import past_table
 from l2m.language_models.scoring import score
 
 

@@ -3,9 +3,16 @@
 import numpy as np
 import pandas as pd
 import pytest
-from l2m.experiments.book_evaluation import block_edges
 
-from l2m.experiments.position_losses import BookLosses, above_zero_from, book_losses, lowest
+from l2m.experiments.position_losses import (
+    BookLosses,
+    above_zero_from,
+    block_edges,
+    block_means,
+    book_losses,
+    lowest,
+    moved,
+)
 
 
 def losses(function, books=24, noise=0.0, slant=0.0, length=4096, seed=0):
@@ -106,3 +113,29 @@ def test_a_pair_is_known_better_than_either():
     difference = two - one
     assert difference.mean == pytest.approx(np.full(len(difference.mean), 0.01))
     assert difference.half_width.max() < 1e-9 < one.half_width.min()
+
+
+@pytest.mark.parametrize("length", [2, 16, 64, 100, 256, 4096])
+@pytest.mark.parametrize("rows", [{}, {"per_octave": 24, "multiple": 16}])
+def test_blocks_cover_every_position_once(length, rows):
+    edges = block_edges(length, **rows)
+    assert edges[0] == 1 and edges[-1] == length + 1 and (np.diff(edges) > 0).all()
+    assert np.diff(edges).max() <= max(rows.get("multiple", 1), 0.07 * length)
+    if rows:
+        assert (np.diff(edges[edges > 200])[:-1] % 16 == 0).all()
+        assert (np.diff(edges)[:16] == 1).all()
+    values = np.random.default_rng(0).random((6, length))
+    means = block_means(values, edges)
+    assert np.average(means, axis=1, weights=np.diff(edges)) == pytest.approx(values.mean(1))
+
+
+def test_a_stretch_counted_from_the_middle():
+    curve = losses(lambda x: -np.log2(x), noise=1.0)
+    late, error = curve.from_middle(64, 256).stretch(1024, 4096)
+    assert late == pytest.approx(-4, abs=0.1) and error < 1e-9  # the books' own levels are gone
+    assert curve.stretch(1024, 4096)[1] > 0.1
+
+
+def test_a_place_moves_as_the_state_to_the_power_of_one_over_beta():
+    place = lowest(losses(lambda x: (np.log2(x) - 6) ** 2))
+    assert moved(place, 400, 100, 0.5) == pytest.approx(16 * place.position)

@@ -1,158 +1,195 @@
-"""The Gaussian families: structure against dense algebra, conditionals against the joint."""
+"""The Gaussian families: all that is O(L) against dense algebra, and the laws at lengths beyond."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.linalg import sqrtm
 from scipy.stats import multivariate_normal
 
 from l2m.sources import GaussianFamily
+from l2m.sources.gaussian import M
 
 KINDS = ("sub-volume", "logarithmic")
-STEPS = ("replace", "map", "none")
+SIGNS = ((1, 1, 1, 1), (1, -1, 1, -1), (1, -1, -1, 1), (-1, -1, 1, 1))
+targets = st.none() | st.floats(-0.9, 0.9)
 families = st.builds(
-    GaussianFamily, st.sampled_from(KINDS), st.integers(1, 4), st.sampled_from(STEPS)
+    GaussianFamily, st.sampled_from(KINDS), st.integers(1, 4), targets, st.sampled_from(SIGNS)
 )
+every = pytest.mark.parametrize("kind", KINDS)
 
 
-def dense_bipartite(family, split):
-    """The naive twin: three dense log-determinants."""
-    c = family.covariance()
+def dense_covariance(family):
+    """The naive twin: one matrix a level, and a matrix that maps the pairs."""
+    mixing = np.diag(family.signs) @ M
+    copies = 3 if family.kind == "sub-volume" else 1
+    g, r = mixing[:, :copies] @ mixing[:, :copies].T, mixing[:, copies:] @ mixing[:, copies:].T
+    c = np.eye(1)
+    for _ in range(family.levels):
+        c = np.kron(c, g) + np.kron(np.eye(len(c)), r)
+        step = np.eye(len(c))
+        for u in range(3, len(c) - 1, 4):
+            if family.target is not None:
+                now, then = (np.array([[1, x], [x, 1]]) for x in (c[u, u + 1], family.target))
+                step[u : u + 2, u : u + 2] = (sqrtm(then) @ sqrtm(np.linalg.inv(now))).real
+        c = step @ c @ step.T
+    return c
+
+
+def dense_bipartite(c, split):
+    """Three dense log-determinants."""
     parts = c[:split, :split], c[split:, split:], c
-    x, y, whole = (np.linalg.slogdet(part)[1] for part in parts)
-    return (x + y - whole) / 2
+    return np.array([1, 1, -1]) @ [np.linalg.slogdet(part)[1] for part in parts] / 2
 
 
-def construct(kind, levels, rng, n):
-    """Samples built as the paper builds them, without the last step."""
-    gamma, rho = np.sqrt(5) / 4, 1 / 4
-    m = [[gamma, gamma, gamma, rho], [-gamma, gamma, -gamma, rho]]
-    m = np.array([*m, [-gamma, -gamma, gamma, rho], [gamma, -gamma, -gamma, rho]])
+def construct(family, levels, rng, n):
+    """Samples built as the paper builds them, pair by pair, whose map is solved for each time."""
     if levels == 0:
         return rng.standard_normal((n, 1))
     columns = rng.standard_normal((n, 4 ** (levels - 1), 4))
-    for c in range(3 if kind == "sub-volume" else 1):
-        columns[:, :, c] = construct(kind, levels - 1, rng, n)
-    return (columns @ m.T).reshape(n, -1)
+    for c in range(3 if family.kind == "sub-volume" else 1):
+        columns[:, :, c] = construct(family, levels - 1, rng, n)
+    z = (columns @ M.T).reshape(n, -1)
+    for u in range(3, 4**levels - 1, 4):
+        pair = z[:, u : u + 2]
+        now = np.corrcoef(pair.T)
+        then = np.array([[1, family.target], [family.target, 1]])
+        z[:, u : u + 2] = pair @ (sqrtm(then) @ np.linalg.inv(sqrtm(now)))
+    return z
 
 
-@settings(max_examples=30, deadline=None)
-@given(families)
-def test_covariance_is_a_correlation_matrix(family):
-    c = family.covariance()
-    assert c.shape == (family.length, family.length)
-    np.testing.assert_allclose(np.diag(c), 1)
-    np.testing.assert_allclose(c, c.T, atol=1e-14)
-    np.testing.assert_allclose(c, c[::-1, ::-1], atol=1e-14)
-    assert np.linalg.eigvalsh(c)[0] > 0.1
-    quarter = family.length // 4
-    if family.levels > 1:  # consistent: each aligned block is a family of fewer levels
-        smaller = GaussianFamily(family.kind, family.levels - 1, family.last_step).covariance()
-        if family.last_step != "map":
-            np.testing.assert_allclose(c[quarter : 2 * quarter, quarter : 2 * quarter], smaller)
+@every
+def test_dense_and_fast_agree_to_1024(kind):
+    for levels in range(1, 6):
+        family = GaussianFamily(kind, levels)
+        c = dense_covariance(family)
+        np.testing.assert_allclose(family.covariance(), c, atol=1e-12)
+        triangle = np.linalg.cholesky(c)
+        np.testing.assert_allclose(family.deviations, np.diag(triangle), atol=1e-12)
+        np.testing.assert_allclose(family.cholesky(), triangle, atol=1e-12)
+        noise = np.random.default_rng(levels).standard_normal((3, family.length))
+        mean, deviation = family.conditionals(noise @ triangle.T)
+        np.testing.assert_allclose(mean, noise @ (triangle - np.diag(deviation)).T, atol=1e-10)
 
 
-@settings(max_examples=30, deadline=None)
-@given(families, st.data())
-def test_bipartite_mi_agrees_with_dense_determinants(family, data):
-    split = data.draw(st.integers(1, family.length - 1))
-    assert family.bipartite_mi(split) == pytest.approx(dense_bipartite(family, split), abs=1e-10)
-    for split in (family.length // 4, family.length // 2, 3 * family.length // 4):
-        truth = dense_bipartite(family, split)
-        assert family.bipartite_mi(split) == pytest.approx(truth, abs=1e-10)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("step", STEPS)
-def test_two_point_mi_reads_the_covariance(kind, step):
-    family = GaussianFamily(kind, 3, step)
-    c = family.covariance()
-    i, j = np.random.default_rng(0).integers(family.length, size=(2, 60))
-    seen = [family.correlation(a, b) for a, b in zip(i, j, strict=True)]
-    np.testing.assert_allclose(seen, c[i, j], atol=1e-14)
-    antipodal = -np.log(1 - c[0, -1] ** 2) / 2
-    assert family.two_point_mi(0, family.length - 1) == pytest.approx(antipodal)
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_both_families_have_the_same_antipodal_mi(step):
-    for levels in range(1, 5):
-        one, other = (GaussianFamily(kind, levels, step) for kind in KINDS)
-        last = one.length - 1
-        assert one.two_point_mi(0, last) == pytest.approx(other.two_point_mi(0, last))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_covariance_is_that_of_the_construction(kind):
-    family = GaussianFamily(kind, 3, "none")
-    n = 40_000
-    z = construct(kind, 3, np.random.default_rng(1), n)
-    c = family.covariance()
-    error = (z.T @ z / n - c) / np.sqrt((1 + c**2) / n)
-    assert abs(error).max() < 6
-    # the last step, replaced or mapped, gives every pair of neighbouring rows the target
-    for step in ("replace", "map"):
-        c = GaussianFamily(kind, 3, step, target=0.05).covariance()
-        first = np.arange(3, 63, 4)
-        np.testing.assert_allclose(c[first, first + 1], 0.05)
-
-
-def test_without_the_last_step_the_laws_are_exact():
-    """I_BP(L/2; L) triples with each layer in one family and stays in the other."""
-    for levels in (2, 6):
-        for kind, factor in zip(KINDS, (3, 1), strict=True):
-            first = GaussianFamily(kind, 1).bipartite_mi(2)
-            family = GaussianFamily(kind, levels, "none")
-            mi = family.bipartite_mi(family.length // 2)
-            assert mi == pytest.approx(first * factor ** (levels - 1))
-
-
-def test_many_layers_stay_accurate():
-    """The logarithmic family with the paper's last step converges: gains shrink geometrically."""
-    mi = [GaussianFamily("logarithmic", k).bipartite_mi(4**k // 2) for k in (20, 40, 60)]
-    assert mi[0] < mi[1] and mi[1] == pytest.approx(mi[2], abs=2e-4)
-
-
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(families, st.integers(0, 2**32 - 1))
-def test_conditionals_multiply_to_the_joint(family, seed):
-    z = family.sample(3, np.random.default_rng(seed))
+def test_everything_agrees_with_the_covariance(family, seed):
+    rng = np.random.default_rng(seed)
+    c = dense_covariance(family)
+    np.testing.assert_allclose(family.covariance(), c, atol=1e-10)
+    np.testing.assert_allclose(np.diag(c), 1)
+    np.testing.assert_allclose(c, c[::-1, ::-1], atol=1e-12)
+    i, j = rng.integers(family.length, size=(2, 20))
+    seen = [family.correlation(a, b) for a, b in zip(i, j, strict=True)]
+    np.testing.assert_allclose(seen, c[i, j], atol=1e-12)
+    mi = family.bipartite_mi_at_all_splits()
+    assert mi.shape == (family.length - 1,)
+    for split in rng.integers(1, family.length, 5):
+        truth = dense_bipartite(c, split)
+        assert mi[split - 1] == family.bipartite_mi(split) == pytest.approx(truth, abs=1e-9)
+    z = family.sample(3, rng)  # conditionals multiply to the joint
     mean, deviation = family.conditionals(z)
-    assert mean.shape == z.shape and deviation.shape == (family.length,)
     log_density = -(((z - mean) / deviation) ** 2) / 2 - np.log(deviation * np.sqrt(2 * np.pi))
-    joint = multivariate_normal(cov=family.covariance()).logpdf(z)
+    joint = multivariate_normal(cov=c).logpdf(z)
     np.testing.assert_allclose(log_density.sum(axis=1), joint, rtol=1e-9)
 
 
-def test_conditionals_are_the_regression_on_the_past():
-    family = GaussianFamily("sub-volume", 2)
-    z = family.sample(5, np.random.default_rng(0))
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(KINDS), targets, st.lists(st.sampled_from((1, 2)), min_size=3, max_size=3))
+def test_the_last_step_changes_nothing_at_cuts_through_the_middle_of_rows(kind, target, digits):
+    """There no pair is cut at any level: the maps stay within the two sides."""
+    position = 2
+    for digit in digits:
+        position = 4 * position + digit
+    mi = [GaussianFamily(kind, 4, t).bipartite_mi(position) for t in (target, None)]
+    assert mi[0] == pytest.approx(mi[1], abs=1e-9)
+
+
+@every
+def test_samples_are_those_of_the_construction(kind):
+    family, n = GaussianFamily(kind, 3), 20_000
+    c, rng = family.covariance(), np.random.default_rng(1)
+    for z in (family.sample(n, rng), construct(family, 3, rng, n)):
+        error = (z.T @ z / n - c) / np.sqrt((1 + c**2) / n)
+        assert abs(error).max() < 6
+    first = np.arange(3, 63, 4)
+    np.testing.assert_allclose(c[first, first + 1], 2 / 5)
+
+
+@every
+def test_conditionals_are_the_regression_on_the_past(kind):
+    """Also of numbers that are no sample of the family."""
+    family = GaussianFamily(kind, 2)
+    z = np.random.default_rng(0).uniform(-9, 9, (5, 16))
+    before = z.copy()
     mean, deviation = family.conditionals(z)
     c = family.covariance()
-    for i in range(1, family.length):
+    for i in range(1, 16):
         weight = np.linalg.solve(c[:i, :i], c[:i, i])
-        np.testing.assert_allclose(mean[:, i], z[:, :i] @ weight, atol=1e-12)
+        np.testing.assert_allclose(mean[:, i], z[:, :i] @ weight, atol=1e-11)
         assert deviation[i] ** 2 == pytest.approx(1 - weight @ c[:i, i])
+    assert (z == before).all() and (mean[:, 0] == 0).all() and deviation[0] == 1
 
 
-def test_samples_have_the_covariance():
-    family = GaussianFamily("logarithmic", 3)
-    n = 20_000
-    z = family.sample(n, np.random.default_rng(3))
-    c = family.covariance()
-    assert abs((z.T @ z / n - c) / np.sqrt((1 + c**2) / n)).max() < 6
+def test_the_same_generator_gives_the_same_sample():
+    one, other = (GaussianFamily("sub-volume", 4).sample(2, np.random.default_rng(5)) for _ in "ab")
+    np.testing.assert_array_equal(one, other)
 
 
-def test_torch_factor_is_the_same():
+def test_one_two_point_law_whatever_the_last_step():
+    """The outermost numbers are in no pair: corr = ±¼ (5/16)^(levels - 1)."""
+    for kind in KINDS:
+        for levels in (1, 2, 5, 8):
+            for target in (2 / 5, -0.3, None):
+                family = GaussianFamily(kind, levels, target)
+                ends = 0, family.length - 1
+                assert abs(family.correlation(*ends)) == pytest.approx((5 / 16) ** (levels - 1) / 4)
+                truth = -np.log1p(-((5 / 16) ** (2 * levels - 2)) / 16) / 2
+                assert family.two_point_mi(*ends) == pytest.approx(truth)
+
+
+def test_two_bipartite_laws():
+    """Fig. C.6, to a length of 65,536: L^0.79 and log L."""
+    sub, log = (
+        np.array([GaussianFamily(kind, k).bipartite_mi(4**k // 2) for k in range(1, 9)])
+        for kind in KINDS
+    )
+    beta, gain = np.diff(np.log(sub)) / np.log(4), np.diff(log)
+    np.testing.assert_allclose(beta[2:], np.log(3) / np.log(4), atol=0.009)
+    assert (np.diff(beta) < 0).all() and beta[-1] == pytest.approx(np.log(3) / np.log(4), abs=1e-4)
+    np.testing.assert_allclose(gain[2:], 0.091, atol=2e-4)
+
+
+def test_without_the_last_step_the_laws_are_exact():
+    """I_BP(L/2; L) triples with each level in one family and stays in the other."""
+    for kind, factor in zip(KINDS, (3, 1), strict=True):
+        first = GaussianFamily(kind, 1).bipartite_mi(2)
+        for levels in (2, 7):
+            mi = GaussianFamily(kind, levels, target=None).bipartite_mi(4**levels // 2)
+            assert mi == pytest.approx(first * factor ** (levels - 1))
+
+
+@every
+def test_torch_builds_the_same(kind):
     pytest.importorskip("torch")
-    family = GaussianFamily("sub-volume", 3)
-    np.testing.assert_allclose(family.cholesky("cpu").numpy(), family.cholesky(), atol=1e-12)
+    family = GaussianFamily(kind, 3)
+    for method in (family.covariance, family.cholesky):
+        np.testing.assert_allclose(method("cpu").numpy(), method(), atol=1e-12)
 
 
 def test_bad_input_names_the_cure():
-    with pytest.raises(ValueError, match="kind must be one of sub-volume, logarithmic"):
-        GaussianFamily("area", 2)
-    with pytest.raises(ValueError, match="last_step must be one of"):
-        GaussianFamily("sub-volume", 2, "rotate")
+    for kind, levels, options, message in (
+        ("area", 2, {}, "kind must be one of sub-volume, logarithmic"),
+        ("sub-volume", 0, {}, "levels must be at least 1"),
+        ("sub-volume", 2, {"target": 1}, "target must lie between -1 and 1"),
+        ("sub-volume", 2, {"signs": (1, 1, 1, -1)}, "signs must be four ±1"),
+        ("sub-volume", 2, {"signs": (1, 1)}, "signs must be four ±1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            GaussianFamily(kind, levels, **options)
+    family = GaussianFamily("sub-volume", 2)
     with pytest.raises(ValueError, match="split must lie between"):
-        GaussianFamily("sub-volume", 2).bipartite_mi(16)
+        family.bipartite_mi(16)
+    with pytest.raises(ValueError, match="positions go from 0 to length - 1 = 15"):
+        family.correlation(0, 16)

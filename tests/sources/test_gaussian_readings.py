@@ -1,0 +1,84 @@
+"""The other readings of the last step: the cheap determinants against dense ones, and the map."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from l2m.sources.gaussian import GaussianFamily, M
+from l2m.sources.gaussian_readings import ALTERNATING, PAPER, ReplacedFamily, formula, reading
+
+KINDS = ("sub-volume", "logarithmic")
+families = st.builds(
+    ReplacedFamily,
+    st.sampled_from(KINDS),
+    st.integers(1, 4),
+    st.sampled_from((0, 0.05, -0.05)),
+    st.sampled_from((PAPER, ALTERNATING)),
+)
+
+
+def dense_bipartite(c, split):
+    """The naive twin: three dense log-determinants."""
+    parts = c[:split, :split], c[split:, split:], c
+    return np.array([1, 1, -1]) @ [np.linalg.slogdet(part)[1] for part in parts] / 2
+
+
+def test_the_formula_depends_on_the_signs():
+    assert (formula(), formula(ALTERNATING)) == (0, 2 / 5)
+    sizes = 2 / 5 * (abs(M @ M.T)[2, 3] + abs(M @ M.T)[0, 1]) + 1 / 5
+    assert GaussianFamily("sub-volume", 1).target == pytest.approx(sizes)
+    assert reading("sub-volume", 2, target="formula", signs=ALTERNATING).target == 2 / 5
+
+
+@settings(max_examples=20, deadline=None)
+@given(families, st.data())
+def test_replaced_families_agree_with_dense_algebra(family, data):
+    c = family.covariance()
+    np.testing.assert_allclose(np.diag(c), 1)
+    np.testing.assert_allclose(c, c[::-1, ::-1], atol=1e-14)
+    first = np.arange(3, family.length - 1, 4)
+    np.testing.assert_allclose(c[first, first + 1], family.target)
+    i, j = (data.draw(st.integers(0, family.length - 1)) for _ in range(2))
+    assert family.correlation(i, j) == pytest.approx(c[i, j], abs=1e-14)
+    quarter = family.length // 4
+    for split in (data.draw(st.integers(1, family.length - 1)), quarter, 2 * quarter, 3 * quarter):
+        truth = dense_bipartite(c, split)
+        assert family.bipartite_mi(split) == pytest.approx(truth, abs=1e-10)
+        assert family.bipartite_mi_at_all_splits()[split - 1] == pytest.approx(truth, abs=1e-10)
+    z = family.sample(2, np.random.default_rng(0))
+    mean, deviation = family.conditionals(z)
+    weight = np.linalg.solve(c[:-1, :-1], c[:-1, -1])
+    np.testing.assert_allclose(mean[:, -1], z[:, :-1] @ weight, atol=1e-10)
+    assert deviation[-1] ** 2 == pytest.approx(1 - weight @ c[:-1, -1])
+
+
+def test_torch_builds_the_same():
+    pytest.importorskip("torch")
+    family = ReplacedFamily("sub-volume", 3)
+    np.testing.assert_allclose(family.cholesky("cpu").numpy(), family.cholesky(), atol=1e-12)
+
+
+def test_replaced_by_zero_the_second_family_converges():
+    """It looks like log L for long: gains of .0055, .0069, .0059 …, then less and less."""
+    mi = [reading("logarithmic", k, "replace", 0).bipartite_mi(4**k // 2) for k in range(1, 8)]
+    np.testing.assert_allclose(np.diff(mi)[1:], [0.0055, 0.0069, 0.0059, 0.0050, 0.0041], atol=6e-5)
+    many = [reading("logarithmic", k, "replace", 0).bipartite_mi(4**k // 2) for k in (20, 40, 60)]
+    assert mi[-1] < many[0] < many[1] == pytest.approx(many[2], abs=2e-4)
+
+
+def test_replacing_by_the_books_target_is_impossible():
+    with pytest.raises(np.linalg.LinAlgError):
+        reading("logarithmic", 3, "replace", 2 / 5).cholesky()
+
+
+def test_without_the_step_the_target_does_not_matter():
+    one, other = reading("sub-volume", 3, "none"), GaussianFamily("sub-volume", 3, None)
+    np.testing.assert_array_equal(one.covariance(), other.covariance())
+
+
+def test_bad_input_names_the_cure():
+    with pytest.raises(ValueError, match="last_step must be one of map, replace, none"):
+        reading("sub-volume", 2, "rotate")
+    with pytest.raises(ValueError, match="target must be a number"):
+        reading("sub-volume", 2, "replace", None)
