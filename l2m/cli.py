@@ -111,7 +111,7 @@ def run(
         if not equals:
             raise ValueError(f"-p takes a name and a value, such as `-p seed 1`, not {pair!r}.")
         given[name] = value
-    failures = run_all(plan(names, given, output_dir, record), jobs)
+    failures = run_all(plan(names, given, output_dir), jobs, record)
     if failures:
         print(f"l2m: failed: {', '.join(failures)}", file=sys.stderr)
     return 1 if failures else 0

@@ -147,32 +147,37 @@ def test_an_interrupt_says_what_is_kept(monkeypatch, capsys, command, stopped):
 
 @pytest.fixture
 def ran(monkeypatch):
-    """What `l2m run` planned, of two made-up chapters, the second of which fails."""
-    found = []
+    """What `l2m run` planned and ran, of two made-up chapters; what `failures` holds fails."""
+    found = SimpleNamespace(planned=[], ran=[], failures=[])
     monkeypatch.setattr("l2m.chapters.contents.chapters", lambda: ["01_a", "02_b"])
-    monkeypatch.setattr("l2m.chapters.run.plan", lambda *given: found.append(given) or given[0])
-    monkeypatch.setattr("l2m.chapters.run.run_all", lambda names, jobs: [*names[1:], *[str(jobs)]])
+    monkeypatch.setattr("l2m.chapters.run.plan", lambda *given: found.planned.append(given))
+    monkeypatch.setattr(
+        "l2m.chapters.run.run_all", lambda _, *given: found.ran.append(given) or found.failures
+    )
     return found
 
 
 def test_run_passes_on_what_is_given(ran, capsys):
     given = ["--profile", "smoke", "-p", "bos", "-1", "-p", "name=a=b", "--jobs", "3", "--record"]
+    ran.failures = ["02_b"]
     assert main(["run", "2", *given, "--output-dir", "x"]) == 1
-    [(names, values, folder, record)] = ran
-    assert names == ["02_b"] and record is True and str(folder) == "x"
+    [(names, values, folder)] = ran.planned
+    assert names == ["02_b"] and str(folder) == "x"
     assert values == {"profile": "smoke", "bos": "-1", "name": "a=b"}
-    assert capsys.readouterr().err == "l2m: failed: 3\n"
+    assert ran.ran == [(3, True)]
+    assert capsys.readouterr().err == "l2m: failed: 02_b\n"
 
 
-def test_run_without_chapters_runs_all(ran, monkeypatch):
-    monkeypatch.setattr("l2m.chapters.run.run_all", lambda names, jobs: [])
+def test_run_without_chapters_runs_all(ran):
     assert main(["run"]) == 0
-    assert ran == [(["01_a", "02_b"], {}, None, False)]
+    assert ran.planned == [(["01_a", "02_b"], {}, None)] and ran.ran == [(1, False)]
 
 
 def test_build_executes_and_then_builds_the_pages(ran, monkeypatch, capsys):
-    assert main(["build"]) == 1  # a chapter failed: no pages
-    monkeypatch.setattr("l2m.chapters.run.run_all", lambda names, jobs: [])
+    ran.failures = ["02_b"]
+    assert main(["build"]) == 1  # without pages
+    assert capsys.readouterr() == ("", "l2m: failed: 02_b\n")
+    ran.failures = []
     monkeypatch.setattr("l2m.chapters.calculator.write", lambda: print("the calculator's data"))
     monkeypatch.setattr("l2m.chapters.publish.build_pages", lambda: "index.html")
     assert main(["build"]) == 0

@@ -46,16 +46,13 @@ class Job:
     chapter: str
     given: dict = field(default_factory=dict)
     output: Path = Path()
-    record: bool = False
 
 
 class RunError(RuntimeError):
     """A cell of a chapter failed; the message says which, how, and where the outputs are."""
 
 
-def plan(
-    names: list[str], given: dict[str, str], output_dir: Path | None = None, record: bool = False
-) -> list[Job]:
+def plan(names: list[str], given: dict[str, str], output_dir: Path | None = None) -> list[Job]:
     """Check parameters against every chapter and say where each goes, running nothing.
 
     What is published, in ``book/``, ran with its default parameters; all else goes to ``_runs/``.
@@ -65,7 +62,6 @@ def plan(
     names : of chapters.
     given : parameters by name, as text from a command line, read by their annotations.
     output_dir : instead of these folders.
-    record : whether new results are written to ``results/``.
 
     Raises
     ------
@@ -90,7 +86,7 @@ def plan(
                 f"run with {', '.join(f'{k}={v!r}' for k, v in values.items())}: "
                 f"choose another --output-dir."
             )
-        jobs.append(Job(name, values, folder / f"{name}.ipynb", record))
+        jobs.append(Job(name, values, folder / f"{name}.ipynb"))
     for folder in {job.output.parent for job in jobs}:  # now, and not when the chapter has run
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -102,18 +98,23 @@ def plan(
     return jobs
 
 
-def run_all(jobs: list[Job], at_once: int = 1) -> list[str]:
+def run_all(jobs: list[Job], at_once: int = 1, record: bool = False) -> list[str]:
     """Run the chapters in `at_once` processes; return the names of those that failed.
 
-    Ctrl-C ends the processes at once; nothing is published of a chapter that has not finished.
+    With `record` new results are written to ``results/``. Ctrl-C ends the processes at once;
+    nothing is published of a chapter that has not finished.
     """
-    context, at_once = multiprocessing.get_context("spawn"), min(at_once, len(jobs))
-    lock, places, failures = context.RLock(), context.SimpleQueue(), []
-    tqdm.set_lock(lock)  # the progress bars share a terminal
+    at_once = max(1, min(at_once, len(jobs)))
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = _ENVIRONMENT | {"PYTHONPATH": path} | ({"L2M_RECORD": "1"} if record else {})
+    if at_once > 1:
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))
+    context, failures = multiprocessing.get_context("spawn"), []
+    lock, places = context.RLock(), context.SimpleQueue()  # the progress bars share a terminal
+    tqdm.set_lock(lock)
     for place in range(at_once):
         places.put(place)
-    threads = max(1, (os.cpu_count() or 1) // at_once) if at_once > 1 else None
-    with ProcessPoolExecutor(at_once, context, _start_worker, (lock, places, threads)) as pool:
+    with ProcessPoolExecutor(at_once, context, _start_worker, (lock, places, environment)) as pool:
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the workers inherit it
         futures = {pool.submit(_work, job): job.chapter for job in jobs}
         try:
@@ -141,12 +142,11 @@ def _outcome(future) -> str:
         return str(error)
 
 
-def _start_worker(lock, places, threads: int | None) -> None:
+def _start_worker(lock, places, environment: dict[str, str]) -> None:
     """Prepare a process of the pool: it shares the terminal, and ends when its parent does."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     tqdm.set_lock(lock)
-    if threads:
-        os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.update(environment)
     _bar.update(file=os.fdopen(os.dup(2), "w"), position=places.get())
 
 
@@ -167,7 +167,7 @@ def _work(job: Job) -> str:
     except Exception as error:  # not every kind survives the way to the parent
         known = isinstance(error, RunError | ChapterError)
         raise RunError(f"{'' if known else f'{type(error).__name__}: '}{error}") from None
-    log.unlink()
+    log.unlink(missing_ok=True)
     return f"{seconds:.0f} s → {_short(job.output)}"
 
 
@@ -184,7 +184,6 @@ def run_chapter(job: Job, progress_bar: bool | dict = False) -> float:
     source, kept = read_notebook(path), cache_dir() / "runs" / path.name
     info = stamp(job.chapter, source, job.given)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    os.environ.update(_environment(job))
     start = time.perf_counter()
     try:
         executed = papermill.execute_notebook(
@@ -197,14 +196,8 @@ def run_chapter(job: Job, progress_bar: bool | dict = False) -> float:
     seconds = time.perf_counter() - start
     info["results"] = stamp(job.chapter, source, job.given)["results"]  # recorded by this very run
     publish(executed, source, info | {"seconds": round(seconds)}, job.output)
-    kept.unlink()
+    kept.unlink(missing_ok=True)
     return seconds
-
-
-def _environment(job: Job) -> dict[str, str]:
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    changes = _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    return changes | ({"L2M_RECORD": "1"} if job.record else {})
 
 
 def _explain(error) -> str:
