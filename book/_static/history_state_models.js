@@ -1,4 +1,4 @@
-/* Written by `python -m l2m.calculator` from the library: do not edit. */
+/* Written by `l2m build` from the library: do not edit. */
 "use strict";
 
 const HISTORY_STATE_MODELS = [

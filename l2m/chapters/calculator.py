@@ -1,19 +1,28 @@
-"""The data of the book's calculator page: ``python -m l2m.chapters.calculator`` writes it anew.
+"""The calculator of history states, as a page of the book and as the command `l2m models`.
 
-The page runs in the browser, without a server. What it knows of the public models is generated from
-`l2m.memory.architectures`, so that page and library cannot differ; each model comes with a few values of
-its history state, by which the page checks its own arithmetic. The laws of the information are the
-paper's and those of chapter 3's longest curves.
+The page runs in the browser without a server. What it knows of the public models is generated from
+`l2m.memory.architectures`, so that page and library cannot differ; each model comes with a few
+values of its history state, by which the page checks its own arithmetic. The laws of the
+information are the paper's and those of chapter 3's longest curves. `l2m build` writes them anew.
 """
 
 import json
+from pathlib import Path
 
+from l2m.files import ROOT, write_atomic
 from l2m.information.bipartite import window_mi
 from l2m.information.scaling import bootstrap_power_law
-from l2m.memory.history_state import architectures, history_state
-from l2m.results import ROOT, provenance, recorded, write_atomic
+from l2m.memory.architectures import architectures
+from l2m.memory.history_state import history_state
+from l2m.memory.l2m_condition import growth, satisfies_l2m
+from l2m.results import provenance, recorded
 
 PATH = ROOT / "book" / "_static" / "history_state_models.js"
+GROWTH = {  # laws in words, with their rates
+    "linear": "by {:,.0f} scalars a token",
+    "logarithmic": "by {:,.0f} scalars whenever the tokens double",
+    "bounded": "to {:,.0f} scalars at most",
+}
 CHECKED = (1, 1000, 1_048_576, 10**9)  # lengths at which the page checks itself
 PAPER = {"The paper, direct": (2.27, 0.76), "The paper, vCLUB": (3.26, 0.71)}  # its Fig. 2b
 
@@ -21,17 +30,9 @@ PAPER = {"The paper, direct": (2.27, 0.76), "The paper, vCLUB": (3.26, 0.71)}  #
 def measured(name: str = "03_bipartite_mi/novels-8192-bos1", shortest: int = 32) -> dict:
     """Return chapter 3's recorded curves of I_BP(L/2; L), up to the longest L.
 
-    Parameters
-    ----------
-    name : str
-        Of the result.
-    shortest : int
-        The first L used; at shorter ones the estimate depends on how the first tokens are treated.
-
-    Returns
-    -------
-    dict
-        Label → lengths (k,), nats of every window (DataFrame (n, k)), and its book (Series (n,)).
+    `name` is the result's, `shortest` the first L used: at shorter ones the estimate depends on how
+    the first tokens are treated. Returns by label: lengths (k,), nats of every window (DataFrame
+    (n, k)), and its book (Series (n,)).
     """
     terms = recorded(name, provenance(name)["params"])
     books = terms.groupby("window")["book"].first()
@@ -52,13 +53,10 @@ def laws() -> list[list]:
 
 
 def models() -> list[dict]:
-    """Return the public models as the page reads them.
+    """Return the public models as the page reads them: ``name, family, source, memories, dims``.
 
-    Returns
-    -------
-    list of dict
-        ``name, family, source, memories, dims``; memories as lists ``what, width, slots, size,
-        layers``, dims as pairs of a length and the scalars kept after so many tokens.
+    Memories are lists ``what, width, slots, size, layers``; dims are pairs of a length and the
+    scalars kept after so many tokens.
     """
     found = []
     for fact in architectures():
@@ -77,12 +75,65 @@ def script() -> str:
     """Return the JavaScript file that holds models and laws."""
     rows = ",\n  ".join(json.dumps(model, ensure_ascii=False) for model in models())
     return (
-        "/* Written by `python -m l2m.chapters.calculator` from the library: do not edit. */\n"
+        "/* Written by `l2m build` from the library: do not edit. */\n"
         f'"use strict";\n\nconst HISTORY_STATE_MODELS = [\n  {rows},\n];\n\n'
         f"const INFORMATION_LAWS = {json.dumps(laws())};\n\n"
         'if (typeof module !== "undefined") module.exports = HISTORY_STATE_MODELS;\n'
     )
 
 
-if __name__ == "__main__":
-    print(f"wrote {write_atomic(PATH, script()).relative_to(ROOT)}")
+def write() -> Path:
+    """Write the file; return its path."""
+    return write_atomic(PATH, script())
+
+
+def table(beta: float, length: int) -> str:
+    """Return in text what the public models keep of the first half of `length` tokens.
+
+    With each goes how that grows, and whether it can as I_BP ~ L^beta asks (Theorem 5.4).
+    """
+    rows = [("model", "scalars kept", "growth", "L²M condition")]
+    for fact in architectures():
+        config = fact["config"]
+        dim, met = history_state(config).dim(length // 2), satisfies_l2m(config, beta).single
+        rows.append((fact["name"], f"{dim:,}", growth(config).law, "met" if met else "not met"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"{a:{widths[0]}}  {b:>{widths[1]}}  {c:{widths[2]}}  {d}" for a, b, c, d in rows]
+    asked = f"After {length // 2:,} tokens, and the L²M condition for I_BP ~ L^{beta:g}:"
+    return "\n".join([asked, "", *lines])
+
+
+def described(model: str, beta: float, length: int) -> str:
+    """Return in text what one model keeps, memory by memory, and the verdict on it.
+
+    `model` is a name or id of the table, a folder, a ``config.json``, or a Hub id. OSError or
+    ValueError when there is no such config, or it is not known what such a model keeps.
+    """
+    config, read = _config(model), length // 2
+    state, law, verdict = history_state(config), growth(config), satisfies_l2m(config, beta)
+    said = "met" if verdict else "not met"
+    return "\n".join(
+        [
+            f"{model} keeps {state.dim(read):,} scalars after {read:,} tokens:",
+            *(f"  {m.dim(read):>20,}  {m.what}, in {m.layers} layers" for m in state.memories),
+            f"It grows {GROWTH[law.law].format(law.rate)}.",
+            f"The L²M condition for I_BP ~ L^{beta:g} is {said}: {verdict.why}.",
+        ]
+    )
+
+
+def _config(model: str) -> dict:
+    for fact in architectures():
+        if model.casefold() in (fact["name"].casefold(), str(fact["id"]).casefold()):
+            return fact["config"]
+    path = Path(model).expanduser()
+    path = path / "config.json" if path.is_dir() else path
+    if path.suffix == ".json":
+        config = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        from transformers import PreTrainedConfig
+
+        config, _ = PreTrainedConfig.get_config_dict(model)
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ValueError(f"{path} is no config of a model: it names no model_type.")
+    return config

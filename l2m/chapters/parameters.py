@@ -4,18 +4,21 @@ A parameters cell holds annotated literals, ``windows: int = 8``; the next one s
 
     check_parameters(globals(), profile=("smoke", "book", "paper"), windows=(1, 1000))
 
-where strings are choices and a pair of numbers an inclusive range. The runner reads the same two
+where strings are choices and a pair of numbers an inclusive range. `l2m run` reads the same two
 cells without running them, so a wrong value is refused before anything is computed.
 """
 
 import ast
-import re
+import functools
+import operator
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Annotated, Literal
 
-_TYPES = {"str": str, "int": int, "float": float, "bool": bool, "None": type(None)}
-_WORDS = {"str": "text", "int": "an integer", "float": "a number", "bool": "True or False"}
-_INJECTED = "# Parameters"  # how papermill begins the cell that it injects
+from pydantic import Field, TypeAdapter, ValidationError
+
+_OPERATIONS = {ast.Pow: operator.pow, ast.Sub: operator.sub, ast.Mult: operator.mul}
 
 
 class ParameterError(ValueError):
@@ -24,189 +27,127 @@ class ParameterError(ValueError):
 
 @dataclass(frozen=True)
 class Parameter:
-    """One declared parameter: its name, annotation, default, and what it takes (or None)."""
+    """One declared parameter: its default, its annotation, and its choices or range (or None)."""
 
     name: str
+    default: object
     annotation: str
-    default: object = None
     takes: tuple | None = None
 
-    def describe(self) -> str:
-        """Say in words what the parameter takes."""
-        kinds = [kind.strip() for kind in self.annotation.split("|")]
-        return " or ".join(self._describe_kind(kind) for kind in kinds)
-
-    def _describe_kind(self, kind: str) -> str:
-        item = _list_item(kind)
-        if item:
-            return f"a list, each {self._describe_kind(item)}"
-        if kind == "None" or self.takes is None:
-            return _WORDS.get(kind, kind)
-        if kind == "str":
-            return "one of " + ", ".join(map(repr, self.takes))
-        return f"{_WORDS[kind]} from {self.takes[0]} to {self.takes[1]}"
-
     def check(self, value) -> None:
-        """Raise ParameterError unless `value` has the declared type and lies in the range."""
-        if not any(self._fits(value, kind.strip()) for kind in self.annotation.split("|")):
+        """Raise ParameterError unless `value`, as it is, has the type and is in what is taken."""
+        kind, words = _kind(self.annotation, self.takes)
+        try:
+            TypeAdapter(kind).validate_python(value, strict=True)
+        except ValidationError:
             given = f"the string {value!r}" if isinstance(value, str) else repr(value)
-            raise ParameterError(f"Parameter {self.name!r} takes {self.describe()}, not {given}.")
-
-    def _fits(self, value, kind: str) -> bool:
-        item = _list_item(kind)
-        if item:
-            return isinstance(value, list | tuple) and all(self._fits(v, item) for v in value)
-        if kind not in _TYPES:
-            raise ParameterError(f"Parameter {self.name!r} has an unknown annotation {kind!r}.")
-        if isinstance(value, bool) != (kind == "bool"):  # True is an int, and never meant as one
-            return False
-        types = (int, float) if kind == "float" else _TYPES[kind]
-        if not isinstance(value, types):
-            return False
-        if self.takes is None or value is None:
-            return True
-        if isinstance(value, str):
-            return value in self.takes
-        return self.takes[0] <= value <= self.takes[1]
+            raise ParameterError(f"Parameter {self.name!r} takes {words}, not {given}.") from None
 
     def parse(self, text: str):
-        """Read a value given as text on a command line, by the annotation, and check it."""
-        text_taken = any(kind.strip() == "str" for kind in self.annotation.split("|"))
-        if text_taken and text != "None":
-            value = text
-        else:
-            try:
+        """Return the value of a text from a command line, read by the annotation and checked."""
+        value = text
+        if "str" not in self.annotation.split(" | ") or text == "None":
+            with suppress(ValueError, SyntaxError):
                 value = ast.literal_eval(text)
-            except (ValueError, SyntaxError):
-                value = text
         self.check(value)
         return value
 
 
-def _list_item(kind: str) -> str | None:
-    match = re.fullmatch(r"(?:list|tuple)\[(\w+)(?:, *\.\.\.)?\]", kind)
-    return match and match[1]
+def _kind(annotation: str, takes: tuple | None):
+    """Return the type that an annotation means, for pydantic, and its words; KeyError if none."""
+    text, limits, span = (str, "text"), Field(), ""
+    if takes and isinstance(takes[0], str):
+        text = Literal[takes], "one of " + ", ".join(map(repr, takes))
+    elif takes:
+        limits, span = Field(ge=takes[0], le=takes[1]), f" from {takes[0]} to {takes[1]}"
+    kinds = {"str": text, "bool": (bool, "True or False"), "None": (None, "None")}
+    kinds["int"] = Annotated[int, limits], f"an integer{span}"
+    kinds["float"] = Annotated[float, limits], f"a number{span}"
+    kinds |= {f"list[{k}]": (list[kind], f"a list, each {w}") for k, (kind, w) in kinds.items()}
+    types, words = zip(*(kinds[part] for part in annotation.split(" | ")), strict=True)
+    return functools.reduce(operator.or_, types), " or ".join(words)
 
 
-def declared(source: str) -> dict[str, Parameter]:
-    """Return the parameters that a parameters cell declares, by name.
+def declared(source: str, takes: dict[str, tuple] | None = None) -> dict[str, Parameter]:
+    """Return the parameters that the source of a parameters cell declares, by name.
 
-    Raises
-    ------
-    ParameterError
-        When a line is not an annotated literal such as ``windows: int = 8``.
+    ParameterError when a line is no annotated literal, or `takes` names what is not declared.
     """
-    found = {}
+    found, takes = {}, takes or {}
     for node in ast.parse(source).body:
         try:
             name, annotation = node.target.id, ast.unparse(node.annotation)
-            found[name] = Parameter(name, annotation, ast.literal_eval(node.value))
-        except (AttributeError, ValueError, TypeError):
-            line = ast.unparse(node)
+            _kind(annotation, takes.get(name))
+            found[name] = Parameter(name, _literal(node.value), annotation, takes.get(name))
+        except (AttributeError, KeyError, TypeError, ValueError):
             raise ParameterError(
-                f"A parameters cell holds only lines such as `windows: int = 8`, not `{line}`."
+                "A parameters cell holds only lines such as `windows: int = 8`, of str, int, "
+                f"float, bool, None or lists of these, not `{ast.unparse(node)}`."
             ) from None
+    for name in takes.keys() - found.keys():
+        raise ParameterError(f"check_parameters names {name!r}, which no parameters cell declares.")
     return found
 
 
 def declared_in(notebook) -> dict[str, Parameter]:
     """Return the parameters of an nbformat notebook, with what its `check_parameters` call says.
 
-    Raises
-    ------
-    ParameterError
-        When the notebook has no cell tagged ``parameters``.
+    ParameterError when it has no cell tagged ``parameters``, or the call has more than constants.
     """
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
+    tagged = [cell.source for cell in code if "parameters" in cell.metadata.get("tags", [])]
     if not tagged:
         raise ParameterError("The notebook has no cell tagged 'parameters'.")
-    found = declared(tagged[0].source)
     takes = {}
-    for cell in code:
-        if "check_parameters(" in cell.source:
-            takes.update(_takes_of_call(cell.source))
-    return _with_takes(found, takes)
-
-
-def _takes_of_call(source: str) -> dict[str, tuple]:
-    for node in ast.walk(ast.parse(source)):
+    calls = "\n".join(cell.source for cell in code if "check_parameters(" in cell.source)
+    for node in ast.walk(ast.parse(calls)):
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("check_parameters"):
-            return {word.arg: _constant(word.value) for word in node.keywords}
-    return {}
+            takes |= {word.arg: _literal(word.value) for word in node.keywords}
+    return declared(tagged[0], takes)
 
 
-def _constant(node):
-    """Evaluate an expression of constants only, such as ``(0, 2**32 - 1)``."""
-    fixed = (ast.Constant, ast.Tuple, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.Load)
-    if not all(isinstance(part, fixed) for part in ast.walk(node)):
-        raise ParameterError(f"check_parameters takes literals only, not `{ast.unparse(node)}`.")
-    return eval(compile(ast.Expression(node), "check_parameters", "eval"))
-
-
-def _with_takes(found: dict[str, Parameter], takes: dict) -> dict[str, Parameter]:
-    for name in takes:
-        if name not in found:
-            raise ParameterError(
-                f"check_parameters names {name!r}, which the parameters cell does not declare."
-            )
-    return {
-        name: Parameter(name, known.annotation, known.default, takes.get(name))
-        for name, known in found.items()
-    }
+def _literal(node):
+    """Return the value of an expression of constants such as ``(0, 2**32 - 1)``."""
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
+        return _OPERATIONS[type(node.op)](_literal(node.left), _literal(node.right))
+    if isinstance(node, ast.Tuple):
+        return tuple(map(_literal, node.elts))
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        said = ast.unparse(node)
+        raise ParameterError(f"check_parameters takes literals only, not `{said}`.") from None
 
 
 def find(known: dict[str, Parameter], name: str) -> Parameter:
     """Return the declared parameter `name`, or raise ParameterError listing those there are."""
-    if name not in known:
-        close = get_close_matches(name, known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ParameterError(
-            f"Unknown parameter {name!r}.{hint} The chapter takes: {', '.join(known)}."
-        )
-    return known[name]
+    if name in known:
+        return known[name]
+    close = get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ParameterError(
+        f"Unknown parameter {name!r}.{hint} The chapter takes: {', '.join(known)}."
+    )
 
 
 def check_parameters(namespace: dict, **takes: tuple) -> None:
-    """Check a running notebook's parameters: names, types, choices and ranges.
+    """Check a running notebook's parameters; ParameterError, by name, for the first that is wrong.
 
-    Parameters
-    ----------
-    namespace : dict
-        The notebook's ``globals()``. Its input history tells which names were declared and which
-        ones papermill injected, so that a misspelled name is an error rather than ignored.
-    **takes : tuple
-        By parameter: a tuple of strings (choices) or a pair of numbers (an inclusive range).
-
-    Raises
-    ------
-    ParameterError
-        Naming the parameter and what it takes.
+    `namespace` is the notebook's ``globals()``, whose input history tells what was declared and
+    what papermill injected, so that no misspelled name is ignored. `takes` says by parameter what
+    it takes: a tuple of strings (choices) or a pair of numbers (an inclusive range).
     """
-    history = [cell for cell in namespace.get("In", []) if cell.strip()]
-    injected = [cell for cell in history if cell.lstrip().startswith(_INJECTED)]
-    known = {}
-    for cell in history:
-        if cell not in injected and _declares(cell, takes):
-            known = declared(cell)
-    if not known:  # outside IPython: the annotations are all there is
-        kinds = namespace.get("__annotations__", {})
-        known = {name: Parameter(name, getattr(k, "__name__", str(k))) for name, k in kinds.items()}
-    known = _with_takes(known, takes)
-    given = {name: namespace[name] for name in known if name in namespace}
-    for cell in injected[-1:]:
-        for node in ast.parse(cell).body:
-            for target in getattr(node, "targets", []):
-                given[target.id] = namespace[target.id]
-    for name, value in given.items():
-        find(known, name).check(value)
-
-
-def _declares(cell: str, names) -> bool:
-    """Whether `cell` is the parameters cell: annotated assignments, of these names among others."""
-    try:
-        body = ast.parse(cell).body
-    except SyntaxError:  # a cell of magics
-        return False
-    found = {node.target.id for node in body if isinstance(node, ast.AnnAssign)}
-    return bool(found) and len(found) == len(body) and found >= set(names)
+    known, injected = {}, ""
+    for cell in namespace.get("In", []):
+        if cell.lstrip().startswith("# Parameters"):  # so begins the cell that papermill injects
+            injected = cell
+        else:
+            with suppress(ParameterError, SyntaxError):  # it is not the parameters cell
+                known = declared(cell, takes) or known
+    if not known:  # outside IPython the annotations are all there is
+        kinds = namespace.get("__annotations__", {}).items()
+        lines = [f"{k}: {v.__name__ if type(v) is type else v} = None" for k, v in kinds]
+        known = declared("\n".join(lines), takes)
+    names = [target.id for node in ast.parse(injected).body for target in node.targets]
+    for name in (*names, *(name for name in known if name in namespace)):
+        find(known, name).check(namespace[name])

@@ -1,12 +1,18 @@
-"""Write an executed chapter: its outputs, without what belongs to the machine or the moment."""
+"""What is published: executed chapters, without what belongs to the machine; and the pages."""
 
 import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from l2m.chapters.contents import MAX_BYTES, ChapterError
-from l2m.results import ROOT, write_atomic
+from l2m.chapters.contents import ChapterError
+from l2m.files import ROOT, write_atomic
+
+MAX_BYTES = 2_000_000  # of an executed notebook
+# What builds the pages where _config.yml is; jupyter_book's module does nothing when run with -m.
+BUILD = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+BUILD += ["build", ".", "-n", "-W", "--keep-going"]
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"  # shows nothing without its kernel
 _FOLDERS = [  # the innermost first; in a container the home may be the root, which stays
@@ -24,20 +30,9 @@ _FOLDERS = [  # the innermost first; in a container the home may be the root, wh
 def publish(executed, source, info: dict, path: Path) -> Path:
     """Clean an executed notebook, stamp it with `info` and write it whole or not at all.
 
-    Parameters
-    ----------
-    executed : NotebookNode
-        What papermill made; changed in place.
-    source : NotebookNode
-        The chapter, whose metadata the executed one keeps instead of papermill's.
-    info : dict
-        Put in the metadata under ``l2m``.
-    path : Path
-
-    Raises
-    ------
-    ChapterError
-        When the notebook is larger than what a code host shows well.
+    `executed` is what papermill made, changed in place; it gets the metadata of `source`, the
+    chapter, instead of papermill's, and `info` under ``l2m``. ChapterError when it is larger than
+    what a code host shows well.
     """
     import nbformat
 
@@ -55,8 +50,15 @@ def publish(executed, source, info: dict, path: Path) -> Path:
     text = nbformat.writes(executed) + "\n"
     size = len(text.encode())
     if size > MAX_BYTES:
-        raise ChapterError(f"its outputs make {size:,} bytes, more than {MAX_BYTES:,}; not kept.")
+        raise ChapterError(f"its outputs make {size:,} bytes; a chapter has {MAX_BYTES:,} at most.")
     return write_atomic(path, text)
+
+
+def build_pages() -> Path:
+    """Build the pages of the book; return the first. RuntimeError when there was a warning."""
+    if subprocess.run(BUILD, cwd=ROOT).returncode:
+        raise RuntimeError("the pages were not built; see above.")
+    return ROOT / "_build" / "html" / "index.html"
 
 
 def _clean(output, label: str) -> None:

@@ -1,7 +1,7 @@
 """Run chapters with papermill: checked before, progress while, whole or not at all after.
 
-A chapter runs into the cache folder. Only when all its cells have run, it is cleaned of what
-belongs to the machine and moved into place: a failure, Ctrl-C or a kill leaves ``book/`` alone.
+A chapter runs into the cache folder. Only when all its cells have run is it cleaned of what belongs
+to the machine, and moved into place: a failure, Ctrl-C or a kill leaves ``book/`` alone.
 """
 
 import logging
@@ -13,16 +13,18 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
 from pathlib import Path
 
 from tqdm import tqdm
 
-from l2m.chapters.contents import ChapterError, book_dir, notebooks_dir, read_notebook, stamp
+from l2m.chapters.contents import ChapterError, book_dir, notebooks_dir, read_notebook
 from l2m.chapters.parameters import ParameterError, declared_in, find
 from l2m.chapters.publish import publish
-from l2m.results import ROOT, cache_dir
+from l2m.chapters.staleness import stamp
+from l2m.files import ROOT, cache_dir
 
 # What a run sets for its kernels: no progress bars in the outputs, the same l2m as the runner's.
 _ENVIRONMENT = {
@@ -34,38 +36,32 @@ _ENVIRONMENT = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     "PYTHONHASHSEED": "0",
 }
+_bar: dict = {}  # of a worker: the terminal and the line of its progress bar
 
 
 @dataclass(frozen=True)
-class Run:
-    """One chapter to run: its given parameters, and the file that it makes."""
+class Job:
+    """One chapter to run: the parameters that are not its defaults, and the file that it makes."""
 
     chapter: str
     given: dict = field(default_factory=dict)
     output: Path = Path()
-    record: bool = False
-    threads: int | None = None
 
 
 class RunError(RuntimeError):
     """A cell of a chapter failed; the message says which, how, and where the outputs are."""
 
 
-def plan(
-    names: list[str], given: dict[str, str], output_dir: Path | None = None, **options
-) -> list[Run]:
-    """Check parameters against every chapter and say where each run goes, running nothing.
+def plan(names: list[str], given: dict[str, str], output_dir: Path | None = None) -> list[Job]:
+    """Check parameters against every chapter and say where each goes, running nothing.
 
-    What is published, in ``book/``, ran with its default parameters; other runs go to ``_runs/``.
+    What is published, in ``book/``, ran with its default parameters; all else goes to ``_runs/``.
 
     Parameters
     ----------
-    names : list of str
-    given : dict of str
-        Parameters by name, as text from a command line, which is read by their annotations.
-    output_dir : Path, optional
-    **options
-        Of `Run`.
+    names : of chapters.
+    given : parameters by name, as text from a command line, read by their annotations.
+    output_dir : instead of these folders.
 
     Raises
     ------
@@ -75,7 +71,7 @@ def plan(
         When `output_dir` is ``book/`` and the parameters are not the published ones, or cannot be
         written to.
     """
-    runs = []
+    jobs = []
     for name in names:
         known = declared_in(read_notebook(notebooks_dir() / f"{name}.ipynb"))
         try:
@@ -90,8 +86,8 @@ def plan(
                 f"run with {', '.join(f'{k}={v!r}' for k, v in values.items())}: "
                 f"choose another --output-dir."
             )
-        runs.append(Run(name, values, folder / f"{name}.ipynb", **options))
-    for folder in {run.output.parent for run in runs}:  # now, and not when the chapter has run
+        jobs.append(Job(name, values, folder / f"{name}.ipynb"))
+    for folder in {job.output.parent for job in jobs}:  # now, and not when the chapter has run
         try:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
@@ -99,134 +95,109 @@ def plan(
             raise ChapterError(
                 f"cannot write to {folder} ({error.strerror}): choose another --output-dir."
             ) from None
-    return runs
+    return jobs
 
 
-def run_all(runs: list[Run], jobs: int = 1) -> list[str]:
-    """Run the chapters, each in a process, `jobs` at once; return the names of those that failed.
+def run_all(jobs: list[Job], at_once: int = 1, record: bool = False) -> list[str]:
+    """Run the chapters in `at_once` processes; return the names of those that failed.
 
-    Ctrl-C ends the processes at once; nothing is published of a chapter that has not finished.
+    With `record` new results are written to ``results/``. Ctrl-C ends the processes at once;
+    nothing is published of a chapter that has not finished.
     """
-    context = multiprocessing.get_context("spawn")
-    lock = context.RLock()  # the progress bars share a terminal
-    waiting, active, failures = list(runs), {}, []
-    free = list(range(min(jobs, len(runs))))
-    try:
-        while waiting or active:
-            while waiting and free:
-                receiver, sender = context.Pipe(duplex=False)
-                run, place = waiting.pop(0), free.pop(0)
-                process = context.Process(target=_child, args=(run, lock, place, sender))
-                process.start()
-                sender.close()
-                active[receiver] = (run, process, place)
-            for receiver in wait(list(active)):
-                run, process, place = active.pop(receiver)
-                failed, message = _received(receiver)
-                process.join()
-                free.append(place)
-                tqdm.write(f"{run.chapter}: {message}", file=sys.stderr if failed else sys.stdout)
-                failures += [run.chapter] if failed else []
-    finally:
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C waits
-        for run, process, _ in active.values():
-            process.kill()
-            process.join()
-            _partial(run, process.pid).unlink(missing_ok=True)
-        signal.signal(signal.SIGINT, previous)
+    at_once = max(1, min(at_once, len(jobs)))
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = _ENVIRONMENT | {"PYTHONPATH": path} | ({"L2M_RECORD": "1"} if record else {})
+    if at_once > 1:
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))
+    context, failures = multiprocessing.get_context("spawn"), []
+    lock, places = context.RLock(), context.SimpleQueue()  # the progress bars share a terminal
+    tqdm.set_lock(lock)
+    for place in range(at_once):
+        places.put(place)
+    with ProcessPoolExecutor(at_once, context, _start_worker, (lock, places, environment)) as pool:
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the workers inherit it
+        futures = {pool.submit(_work, job): job.chapter for job in jobs}
+        try:
+            signal.signal(signal.SIGINT, handler)
+            for future in as_completed(futures):
+                said, failed = _outcome(future), future.exception()
+                tqdm.write(f"{futures[future]}: {said}", file=sys.stderr if failed else sys.stdout)
+                failures += [futures[future]] if failed else []
+        except BaseException:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C waits
+            for worker in multiprocessing.active_children():
+                worker.kill()  # and its kernel ends with it
+            pool.shutdown(cancel_futures=True)
+            signal.signal(signal.SIGINT, handler)
+            raise
     return failures
 
 
-def _received(receiver) -> tuple[bool, str]:
+def _outcome(future) -> str:
     try:
-        return receiver.recv()
-    except EOFError:
-        return True, "its process was ended from outside."
+        return future.result()
+    except BrokenProcessPool:
+        return "its process was ended from outside."
+    except RunError as error:
+        return str(error)
 
 
-def _child(run: Run, lock, place: int, sender) -> None:
-    """Run a chapter in this process, which ends with its parent, and send back how it went."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, args=(run,), daemon=True).start()
+def _start_worker(lock, places, environment: dict[str, str]) -> None:
+    """Prepare a process of the pool: it shares the terminal, and ends when its parent does."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     tqdm.set_lock(lock)
-    terminal = os.fdopen(os.dup(2), "w")
-    log = cache_dir() / "runs" / f"{run.chapter}.log"
+    os.environ.update(environment)
+    _bar.update(file=os.fdopen(os.dup(2), "w"), position=places.get())
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _work(job: Job) -> str:
+    """Run a chapter in this process of the pool, and say how long it took."""
+    log = cache_dir() / "runs" / f"{job.chapter}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w") as file:  # what the kernel's process writes itself
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    bar = {"desc": run.chapter, "position": place, "file": terminal, "disable": None}
     try:
-        seconds = run_chapter(run, bar | {"leave": False})
-        sender.send((False, f"{seconds:.0f} s → {_short(run.output)}"))
-        log.unlink()
-    except (RunError, ChapterError) as error:
-        sender.send((True, str(error)))
-    except Exception as error:
-        sender.send((True, f"{type(error).__name__}: {error}"))
+        seconds = run_chapter(job, {"desc": job.chapter, "disable": None, "leave": False} | _bar)
+    except Exception as error:  # not every kind survives the way to the parent
+        known = isinstance(error, RunError | ChapterError)
+        raise RunError(f"{'' if known else f'{type(error).__name__}: '}{error}") from None
+    log.unlink(missing_ok=True)
+    return f"{seconds:.0f} s → {_short(job.output)}"
 
 
-def _end_with_parent(run: Run) -> None:
-    multiprocessing.parent_process().join()
-    _partial(run, os.getpid()).unlink(missing_ok=True)
-    os._exit(1)
-
-
-def _partial(run: Run, pid: int) -> Path:
-    return cache_dir() / "runs" / f"{run.chapter}.{pid}.ipynb"
-
-
-def run_chapter(run: Run, progress_bar: bool | dict = False) -> float:
+def run_chapter(job: Job, progress_bar: bool | dict = False) -> float:
     """Run one chapter and put it in its place; return the seconds it took.
 
-    Raises
-    ------
-    RunError
-        When a cell fails or the kernel dies. What ran is kept in the cache folder.
+    RunError when a cell fails or the kernel dies; what ran is kept in the cache folder.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    source_path = notebooks_dir() / f"{run.chapter}.ipynb"
-    source = read_notebook(source_path)
-    info = stamp(run.chapter, source, run.given)
-    partial = _partial(run, os.getpid())
-    failed = partial.with_name(f"{run.chapter}.failed.ipynb")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    os.environ.update(_environment(run))
+    path = notebooks_dir() / f"{job.chapter}.ipynb"
+    source, kept = read_notebook(path), cache_dir() / "runs" / path.name
+    info = stamp(job.chapter, source, job.given)
+    kept.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     try:
         executed = papermill.execute_notebook(
-            source_path,
-            partial,
-            run.given,
-            cwd=notebooks_dir(),
-            progress_bar=progress_bar,
+            path, kept, job.given, cwd=path.parent, progress_bar=progress_bar
         )
     except papermill.PapermillExecutionError as error:
-        os.replace(partial, failed)
-        message = f"{_explain(error)}\n  What ran is kept in {_short(failed)}"
-        raise RunError(message) from None
+        raise RunError(f"{_explain(error)}\n  What ran is kept in {_short(kept)}") from None
     except DeadKernelError:
         raise RunError("the kernel died, most likely for lack of memory.") from None
-    finally:
-        partial.unlink(missing_ok=True)
     seconds = time.perf_counter() - start
-    info["results"] = stamp(run.chapter, source, run.given)["results"]  # recorded by this very run
-    info["seconds"] = round(seconds)
-    publish(executed, source, info, run.output)
+    info["results"] = stamp(job.chapter, source, job.given)["results"]  # recorded by this very run
+    publish(executed, source, info | {"seconds": round(seconds)}, job.output)
+    kept.unlink(missing_ok=True)
     return seconds
-
-
-def _environment(run: Run) -> dict[str, str]:
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    changes = _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    if run.record:
-        changes["L2M_RECORD"] = "1"
-    if run.threads:
-        changes["OMP_NUM_THREADS"] = str(run.threads)
-    return changes
 
 
 def _explain(error) -> str:

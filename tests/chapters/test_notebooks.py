@@ -1,15 +1,15 @@
 """Every chapter: its source is clean, and it runs through at its smallest."""
 
 import ast
-from pathlib import Path
 
 import nbformat
 import pytest
 
 from l2m.chapters.parameters import declared_in
 from l2m.chapters.run import plan, run_all
+from l2m.files import ROOT
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_LINES, MAX_HIDDEN_LINES = 20, 40  # of a cell to be read, and of one that only draws
 
 
@@ -66,12 +66,13 @@ def test_figures_have_a_caption_and_words_for_those_who_cannot_see_them(notebook
             assert cell.metadata["mystnb"]["image"]["alt"]
 
 
+@pytest.mark.chapters
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
 def test_it_runs_at_its_smallest(path, tmp_path, monkeypatch):
     monkeypatch.delenv("L2M_RECORD", raising=False)
-    [run] = plan([path.stem], {"profile": "smoke"}, tmp_path, threads=1)
-    assert run_all([run]) == []
-    executed = nbformat.read(run.output, as_version=4)
+    [job] = plan([path.stem], {"profile": "smoke"}, tmp_path)
+    assert run_all([job]) == []
+    executed = nbformat.read(job.output, as_version=4)
     assert executed.metadata["l2m"]["parameters"]["profile"] == "smoke"
     for cell in code_cells(executed):
         for output in cell.outputs:

@@ -76,7 +76,11 @@ def test_text_is_read_by_the_annotation(name, text, value):
         ("windows", "many", "not the string 'many'"),
         ("weight", "nan", "takes a number from 0 to 1"),
         ("profile", "tiny", "'profile' takes one of 'smoke', 'book', 'paper'"),
-        ("splits", "[2, 'a']", "'splits' takes a list, each an integer"),
+        ("windows", "nan", "not the string 'nan'"),
+        ("splits", "[2, 'a']", "'splits' takes a list, each an integer, not [2, 'a']"),
+        ("splits", "2", "'splits' takes a list, each an integer, not 2"),
+        ("weight", "2", "'weight' takes a number from 0 to 1, not 2"),
+        ("weight", "False", "'weight' takes a number from 0 to 1, not False"),
     ],
 )
 def test_what_is_not_taken_is_refused(name, text, says):
@@ -89,7 +93,10 @@ def test_unknown_names_are_refused_with_the_nearest():
         find(declared_in(notebook()), "window")
 
 
-@pytest.mark.parametrize("line", ["x = 1", "x: int", "x: int = y", "print(1)", "x.y: int = 1"])
+LINES = ["x = 1", "x: int", "x: int = y", "print(1)", "x.y: int = 1", "x: set = 1"]
+
+
+@pytest.mark.parametrize("line", LINES)
 def test_a_parameters_cell_holds_annotated_literals_only(line):
     with pytest.raises(ParameterError, match="A parameters cell holds only lines such as"):
         declared(line)
@@ -106,6 +113,25 @@ def test_ranges_are_literals_of_declared_names():
         declared_in(notebook(call="check_parameters(globals(), missing=(1, 2))"))
     with pytest.raises(ParameterError, match="literals only, not `open"):
         declared_in(notebook(call="check_parameters(globals(), windows=open('x'))"))
+
+
+def test_ranges_may_be_written_as_products():
+    call = "check_parameters(globals(), windows=(-1, 2**32 - 1), weight=(0, 2 * 3))"
+    known = declared_in(notebook(call=call))
+    assert known["windows"].takes == (-1, 2**32 - 1) and known["weight"].takes == (0, 6)
+
+
+def test_not_a_number_is_in_no_range():
+    with pytest.raises(ParameterError, match="'weight' takes a number from 0 to 1, not nan"):
+        declared_in(notebook())["weight"].check(float("nan"))
+
+
+def test_ranges_hold_for_every_item_of_a_list():
+    known = declared("splits: list[int] | None = None", {"splits": (1, 9)})["splits"]
+    known.check([1, 9])
+    known.check(None)
+    with pytest.raises(ParameterError, match="each an integer from 1 to 9 or None, not"):
+        known.check([1, 10])
 
 
 def test_a_running_notebook_passes():

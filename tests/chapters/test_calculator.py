@@ -7,17 +7,19 @@ import subprocess
 
 import pytest
 
-from l2m.chapters.calculator import CHECKED, PATH, models, script
-from l2m.memory.history_state import Bound, architectures, growth, history_state_dim, required_dim
-from l2m.memory.history_state import satisfies_l2m as satisfies
-from l2m.results import ROOT
+from l2m.chapters.calculator import CHECKED, PATH, described, models, script, table
+from l2m.files import ROOT
+from l2m.memory.architectures import architectures
+from l2m.memory.history_state import history_state_dim
+from l2m.memory.l2m_condition import Bound, growth, required_dim
+from l2m.memory.l2m_condition import satisfies_l2m as satisfies
 
 PAGE = ROOT / "book" / "calculator.md"
 LAWS = [(2.27, 0.76), (3.26, 0.71), (5.0, 0.0)]
 
 
 def test_data_are_those_of_the_library():
-    assert PATH.read_text(encoding="utf-8") == script(), "run `python -m l2m.chapters.calculator`"
+    assert PATH.read_text(encoding="utf-8") == script(), "run `l2m build`"
 
 
 def test_values_by_which_the_page_checks_itself():
@@ -79,3 +81,40 @@ def test_arithmetic_is_that_of_the_library():
                 for L in (int(at * (1 - 1e-6)), at)
             ]
             assert lacks == [False, True]
+
+
+def test_in_text_models_are_those_of_the_library():
+    lines = table(0.75, 1000).splitlines()
+    assert lines[0] == "After 500 tokens, and the L²M condition for I_BP ~ L^0.75:"
+    assert lines[2].split() == ["model", "scalars", "kept", "growth", "L²M", "condition"]
+    for fact, line in zip(architectures(), lines[3:], strict=True):
+        name, dim, law, met = re.split(r" {2,}", line)
+        assert name == fact["name"] and law == growth(fact["config"]).law
+        assert int(dim.replace(",", "")) == history_state_dim(fact["config"], 500)
+        assert (met == "met") == satisfies(fact["config"], 0.75).single
+
+
+@pytest.mark.parametrize("as_what", ["name", "id", "file", "folder"])
+def test_one_model_is_described(tmp_path, as_what):
+    fact = next(fact for fact in architectures() if fact["name"] == "Mamba 130M")
+    (tmp_path / "config.json").write_text(json.dumps(fact["config"]))
+    given = {
+        "name": "mamba 130m",
+        "id": fact["id"],
+        "file": str(tmp_path / "config.json"),
+        "folder": str(tmp_path),
+    }[as_what]
+    said = described(given, 0.75, 1000).splitlines()
+    dim = f"{history_state_dim(fact['config'], 500):,} scalars"
+    assert said[0] == f"{given} keeps {dim} after 500 tokens:"
+    assert said[-2] == f"It grows to {dim} at most."
+    assert said[-1].startswith("The L²M condition for I_BP ~ L^0.75 is not met: its state never")
+
+
+def test_what_is_no_config_is_refused(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("[1]")
+    with pytest.raises(ValueError, match="no config of a model"):
+        described(str(path), 0.75, 1000)
+    with pytest.raises(OSError, match="missing.json"):
+        described("missing.json", 0.75, 1000)

@@ -1,0 +1,193 @@
+"""Running chapters of a small project: what is refused, published, kept, and survived."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from project import METADATA, Project, alive, outputs_of, wait_until
+
+from l2m.chapters import contents, run
+from l2m.cli import main
+
+
+@pytest.fixture
+def project(tmp_path):
+    return Project(tmp_path)
+
+
+@pytest.fixture
+def here(project, monkeypatch):
+    """The project as the checkout of this process, in which refusals take no time."""
+    monkeypatch.chdir(project.root)
+    for module in (contents, run):
+        monkeypatch.setattr(module, "ROOT", project.root)
+    return project
+
+
+def test_a_chapter_is_published_clean_and_then_checked(project):
+    project.chapter("01_a", "import os, sys\nprint(os.getcwd(), object())", "print(windows)")
+    project.chapter("02_b", "print(1)")
+    done = project.l2m("run", "1", cwd=project.root / "notebooks")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"01_a: \d+ s → .*book/01_a.ipynb", done.stdout)
+    notebook = project.executed("book/01_a.ipynb")
+    assert "8\n" in outputs_of(notebook)
+    text = (project.root / "book/01_a.ipynb").read_text()
+    assert str(project.root) not in text and "papermill" not in text and "0x7f" not in text
+    assert notebook.metadata["l2m"]["parameters"] == {"profile": "book", "windows": 8}
+    assert notebook.metadata["kernelspec"] == METADATA["kernelspec"]
+    assert project.files(".cache") == []
+
+    assert project.l2m("check", "1").returncode == 0
+    checked = project.l2m("check")
+    assert checked.returncode == 1
+    assert checked.stdout == "02_b: it has not been executed. Run it again: l2m run 02_b\n"
+
+
+def test_other_parameters_go_elsewhere(project):
+    project.chapter("01_a", "print(windows)")
+    project.chapter("02_b", "print(windows + 1)")
+    done = project.l2m("run", "--profile", "smoke", "-p", "windows", "3", "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    assert project.files("_runs") == ["_runs/01_a.ipynb", "_runs/02_b.ipynb"]
+    assert project.files("book") == []
+    notebook = project.executed("_runs/02_b.ipynb")
+    assert outputs_of(notebook) == "4\n"
+    tags = [cell.metadata.get("tags") for cell in notebook.cells]
+    assert ["injected-parameters", "hide-cell"] in tags
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["1", "-p", "window", "3"], "01_a: Unknown parameter 'window'. Did you mean 'windows'?"),
+        (["1", "-p", "windows", "many"], "'windows' takes an integer from 1 to 100"),
+        (["1", "-p", "windows", "0"], "'windows' takes an integer from 1 to 100, not 0"),
+        (["1", "--profile", "big"], "'profile' takes one of 'smoke', 'book', 'paper'"),
+        (["7"], "No chapter '7'. The chapters: 01_a."),
+        (["1", "-p", "windows", "3", "--output-dir", "book"], "choose another --output-dir"),
+        (["1", "--output-dir", "pyproject.toml"], "cannot write to pyproject.toml"),
+    ],
+)
+def test_refused_before_anything_runs(here, capsys, arguments, says):
+    here.chapter("01_a", "open('ran', 'w')")
+    assert main(["run", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.startswith("l2m: ") and error.count("\n") == 1
+    assert here.files("notebooks") == ["notebooks/01_a.ipynb"] and here.files("book") == []
+
+
+def test_papermill_alone_works_from_anywhere(project, tmp_path_factory):
+    project.chapter("01_a", "print(windows)")
+    folder = tmp_path_factory.mktemp("elsewhere")
+    papermill = [sys.executable, "-m", "papermill", project.root / "notebooks/01_a.ipynb"]
+    options = {"cwd": folder, "env": project.environment, "capture_output": True, "text": True}
+    done = subprocess.run([*papermill, "out.ipynb", "-p", "windows", "5"], **options)
+    assert done.returncode == 0, done.stderr
+    assert outputs_of(nbformat.read(folder / "out.ipynb", as_version=4)) == "5\n"
+    done = subprocess.run([*papermill, "bad.ipynb", "-p", "window", "5"], **options)
+    assert done.returncode != 0
+    assert "Unknown parameter 'window'" in done.stderr
+
+
+@pytest.mark.slow
+def test_failures_are_short_and_leave_the_book_alone(project):
+    project.chapter("01_a", "x = 0", "def f():\n    return 1 / x\n\nf()")
+    project.chapter("02_b", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    project.chapter("03_c", "print('a' * 3_000_000)")
+    project.chapter("04_d", "print('fine')")
+    book = project.root / "book" / "01_a.ipynb"
+    book.parent.mkdir()
+    book.write_text("as it was")
+    done = project.l2m("run", "--jobs", "2")
+    assert done.returncode == 1
+    assert "01_a: cell 4 failed with ZeroDivisionError: division by zero\n  line 4: f()\n" in (
+        done.stderr
+    )
+    assert "02_b: the kernel died" in done.stderr
+    assert "03_c: its outputs make 3,0" in done.stderr
+    assert "l2m: failed: " in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") <= 8
+    assert project.files("book") == ["book/01_a.ipynb", "book/04_d.ipynb"]
+    assert book.read_text() == "as it was"
+    assert ".cache/runs/01_a.ipynb" in project.files(".cache"), "what ran is kept"
+
+
+SLOW = (
+    "import os, time\nfrom pathlib import Path",
+    "pids = f'{os.getpid()} {os.getppid()}'\nPath('kernel').write_text(pids)",
+    "os.rename('kernel', 'started')\ntime.sleep(100)",
+)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_an_end_from_outside_leaves_the_book_alone_and_no_process(project, sent):
+    project.chapter("01_slow", *SLOW)
+    project.chapter("02_next", "open('ran', 'w')")
+    book = project.root / "book" / "01_slow.ipynb"
+    book.parent.mkdir()
+    book.write_text("as it was")
+    process = project.start("run")
+    started = project.root / "notebooks" / "started"
+    wait_until(started.exists)
+    if sent == signal.SIGINT:
+        os.killpg(process.pid, sent)  # Ctrl-C in a terminal reaches all its processes
+    else:
+        process.send_signal(sent)
+    _, stderr = process.communicate(timeout=60)
+    if sent == signal.SIGINT:
+        assert process.returncode == 130
+        assert stderr == "\nl2m: stopped; what was there before is untouched.\n"
+    kernel, worker = map(int, started.read_text().split())
+    wait_until(lambda: not alive(kernel) and not alive(worker))
+    assert project.files("book") == ["book/01_slow.ipynb"]
+    assert book.read_text() == "as it was"
+    assert not (project.root / "notebooks" / "ran").exists()
+
+
+def test_a_worker_that_is_ended_is_a_failure_of_its_chapters(project):
+    project.chapter("01_slow", *SLOW)
+    process = project.start("run")
+    started = project.root / "notebooks" / "started"
+    wait_until(started.exists)
+    kernel, worker = map(int, started.read_text().split())
+    os.kill(worker, signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "01_slow: its process was ended from outside." in stderr and "Traceback" not in stderr
+    wait_until(lambda: not alive(kernel))
+    assert project.files("book") == []
+
+
+@pytest.mark.slow
+def test_recording_marks_the_run(project):
+    project.chapter(
+        "01_a",
+        "import pandas as pd\nfrom l2m.results import recorded\n"
+        "frame = recorded('01_a/x', {'windows': windows}, lambda: pd.DataFrame({'a': [1]}))",
+    )
+    assert project.l2m("run").returncode == 0
+    assert project.files("results") == []
+    done = project.l2m("run", "--record")
+    assert done.returncode == 0, done.stderr
+    assert project.files("results") == ["results/01_a/x.json", "results/01_a/x.parquet"]
+    assert project.l2m("check").returncode == 0
+    results = project.executed("book/01_a.ipynb").metadata["l2m"]["results"]
+    assert list(results) == ["01_a/x"]
+    about = json.loads((project.root / "results/01_a/x.json").read_text())
+    assert "run 01_a --record" in about["command"]
+
+
+@pytest.mark.parametrize("command", ["run", "build", "check"])
+@pytest.mark.parametrize("missing", ["pyproject.toml", "notebooks"])
+def test_outside_of_a_checkout_there_are_no_chapters(here, capsys, command, missing):
+    (here.root / missing).rename(here.root / "elsewhere")
+    assert main([command]) == 2
+    error = capsys.readouterr().err
+    assert "clone the book's repository" in error and error.count("\n") == 1

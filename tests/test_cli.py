@@ -1,0 +1,384 @@
+"""The command line: what it passes on, one sentence for every mistake, and help for a newcomer."""
+
+import inspect
+import os
+import shlex
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+import l2m
+from l2m import cli
+from l2m.cli import UNFINISHED, main
+
+COMMANDS = ["run", "build", "check", "measure", "train", "models"]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv("L2M_RECORD", "")  # restored afterwards, whatever a command sets
+    monkeypatch.delenv("L2M_RECORD")
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def raising(error):
+    def function(*_args, **_options):
+        raise error
+
+    return function
+
+
+# help
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_the_commands_are_listed_a_line_each(capsys, arguments):
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    for command in COMMANDS:
+        [line] = [line for line in out.splitlines() if line.startswith(f"  {command} ")]
+        assert line.endswith(".") and not line.endswith("...")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(capsys, command):
+    assert main([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"Example: l2m {command}" in " ".join(out.split())
+    assert "until" not in out  # what commands pass to one another
+
+
+def test_help_is_at_hand():
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", "l2m", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "Usage: l2m" in done.stdout
+    assert time.monotonic() - start < 5  # under a second where nothing else runs
+    heavy = ("torch", "pandas", "numpy", "papermill", "transformers")
+    code = f"import l2m.cli, sys; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_the_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"l2m {l2m.__version__}\n"
+
+
+# mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["rum"], "No such command 'rum'. Did you mean 'run'? (see `l2m --help`)."),
+        (["run", "--jobs", "0"], "'--jobs'"),
+        (["run", "--job", "2"], "--jobs"),
+        (["run", "-p"], "requires an argument"),
+        (["run", "-p", "windows"], "-p takes a name and a value, such as `-p seed 1`"),
+        (["measure"], "Missing argument 'name' (see `l2m measure --help`)."),
+        (["measure", "x", "--what", "all"], "'all' is not one of 'information', 'past', 'missed'"),
+        (["measure", "x", "--seed", "-1"], "'--seed'"),
+        (["measure", "x", "--windows", "many"], "'--windows'"),
+        (["measure", "x", "--dtype", "int8"], "'--dtype'"),
+        (["train", "novels", "--grid", "smoke"], "'novels' is not one of 'gaussian', 'books'"),
+        (["train", "books"], "Missing option '--grid'"),
+        (["models", "--beta", "2"], "'--beta'"),
+    ],
+)
+def test_a_mistake_is_one_sentence(capsys, arguments, says):
+    assert main(arguments) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and says in error
+    assert error.startswith("l2m: ") and error.endswith(".\n") and error.count("\n") == 1
+    assert "Usage" not in error and "Value error" not in error
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ValueError("a window is longer\n  than the book."), "a window is longer than the book."),
+        (FileNotFoundError(2, "No such file", "x.txt"), "[Errno 2] No such file: 'x.txt'"),
+        (RuntimeError(), "RuntimeError"),
+        (
+            ModuleNotFoundError("No module named 'papermill'", name="papermill"),
+            "No module named 'papermill': `pip install 'l2m[book]'` installs it "
+            "(in a checkout, '.[book]').",
+        ),
+        (
+            ModuleNotFoundError("No module named 'mamba_ssm'", name="mamba_ssm"),
+            "No module named 'mamba_ssm': `pip install 'l2m[gpu]'` installs it "
+            "(in a checkout, '.[gpu]').",
+        ),
+    ],
+)
+def test_what_goes_wrong_is_said_without_a_traceback(monkeypatch, capsys, error, says):
+    monkeypatch.setattr("l2m.chapters.staleness.check", raising(error))
+    assert main(["check"]) == 2
+    assert capsys.readouterr() == ("", f"l2m: {says}\n")
+
+
+def test_a_bug_shows_its_traceback(monkeypatch):
+    monkeypatch.setattr("l2m.chapters.staleness.check", raising(AttributeError("a bug")))
+    with pytest.raises(AttributeError):
+        main(["check"])
+
+
+@pytest.mark.parametrize(
+    ("command", "stopped"),
+    [
+        (["check"], "what was there before is untouched."),
+        (["measure", "x"], "what was scored is kept: run it again to go on."),
+        (["train", "books", "--grid", "smoke"], "what was trained is kept: run it again to go on."),
+    ],
+)
+def test_an_interrupt_says_what_is_kept(monkeypatch, capsys, command, stopped):
+    interrupted = raising(KeyboardInterrupt())
+    monkeypatch.setattr("l2m.chapters.staleness.check", interrupted)
+    monkeypatch.setattr(cli, "import_module", interrupted)
+    assert main(command) == 130
+    assert capsys.readouterr().err == f"\nl2m: stopped; {stopped}\n"
+
+
+# run, build, check
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """What `l2m run` planned and ran, of two made-up chapters; what `failures` holds fails."""
+    found = SimpleNamespace(planned=[], ran=[], failures=[])
+    monkeypatch.setattr("l2m.chapters.contents.chapters", lambda: ["01_a", "02_b"])
+    monkeypatch.setattr("l2m.chapters.run.plan", lambda *given: found.planned.append(given))
+    monkeypatch.setattr(
+        "l2m.chapters.run.run_all", lambda _, *given: found.ran.append(given) or found.failures
+    )
+    return found
+
+
+def test_run_passes_on_what_is_given(ran, capsys):
+    given = ["--profile", "smoke", "-p", "bos", "-1", "-p", "name=a=b", "--jobs", "3", "--record"]
+    ran.failures = ["02_b"]
+    assert main(["run", "2", *given, "--output-dir", "x"]) == 1
+    [(names, values, folder)] = ran.planned
+    assert names == ["02_b"] and str(folder) == "x"
+    assert values == {"profile": "smoke", "bos": "-1", "name": "a=b"}
+    assert ran.ran == [(3, True)]
+    assert capsys.readouterr().err == "l2m: failed: 02_b\n"
+
+
+def test_run_without_chapters_runs_all(ran):
+    assert main(["run"]) == 0
+    assert ran.planned == [(["01_a", "02_b"], {}, None)] and ran.ran == [(1, False)]
+
+
+def test_build_executes_and_then_builds_the_pages(ran, monkeypatch, capsys):
+    ran.failures = ["02_b"]
+    assert main(["build"]) == 1  # without pages
+    assert capsys.readouterr() == ("", "l2m: failed: 02_b\n")
+    ran.failures = []
+    monkeypatch.setattr("l2m.chapters.calculator.write", lambda: print("the calculator's data"))
+    monkeypatch.setattr("l2m.chapters.publish.build_pages", lambda: "index.html")
+    assert main(["build"]) == 0
+    assert capsys.readouterr().out == "the calculator's data\nThe book is in index.html\n"
+    monkeypatch.setattr("l2m.chapters.publish.build_pages", raising(RuntimeError("not built.")))
+    assert main(["build"]) == 2
+    assert capsys.readouterr().err == "l2m: not built.\n"
+
+
+def test_check_says_what_is_out_of_date(monkeypatch, capsys):
+    monkeypatch.setattr("l2m.chapters.staleness.check", lambda names: ["01_a: it has changed."])
+    assert main(["check"]) == 1
+    assert capsys.readouterr().out == "01_a: it has changed.\n"
+    monkeypatch.setattr("l2m.chapters.staleness.check", lambda names: [])
+    assert main(["check"]) == 0
+    assert capsys.readouterr().out == "Every executed chapter is what its source gives.\n"
+
+
+# measure
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Measurements that return what they are called with; their results are shown as text."""
+    from l2m.experiments import measure as module
+
+    def stub(real):
+        def call(*args, **options):
+            return inspect.signature(real).bind(*args, **options).arguments
+
+        call.__signature__ = inspect.signature(real)
+        return call
+
+    for function, show in cli._MEASUREMENTS.values():
+        monkeypatch.setattr(module, function, stub(getattr(module, function)))
+        monkeypatch.setattr(
+            module, show, lambda given, show=show: f"{show} {sorted(given.items())}"
+        )
+    return module
+
+
+def test_measure_passes_on_only_what_is_given(measured, capsys):
+    assert main(["measure", "mine", "--length", "16", "--bos", "-1", "--corpus", "books/"]) == 0
+    given = [("bos", -1), ("corpus", "books/"), ("length", 16), ("name", "measured/mine")]
+    assert capsys.readouterr().out == f"show_curves {given}\n"
+    assert main(["measure", "a/b", "--what", "past", "--windows", "7", "--record"]) == 0
+    assert capsys.readouterr().out == "show_costs [('name', 'a/b'), ('windows', 7)]\n"
+    assert os.environ["L2M_RECORD"] == "1"
+    assert main(["measure", "a/b", "--what", "missed", "--dtype", "float32"]) == 0
+    assert capsys.readouterr().out == "show_gains [('dtype', 'float32'), ('name', 'a/b')]\n"
+
+
+def test_measure_refuses_what_it_would_ignore(measured, capsys):
+    assert main(["measure", "x", "--what", "past", "--largest-split", "3"]) == 2
+    assert capsys.readouterr().err == "l2m: --what past takes no --largest-split: leave it out.\n"
+
+
+def test_one_process_shows_the_result(measured, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert main(["measure", "x"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_measure_has_an_option_for_every_parameter_and_says_its_default(capsys):
+    from l2m.experiments import measure as module
+
+    main(["measure", "--help"])
+    out = " ".join(capsys.readouterr().out.split("Options:")[1].split())
+    for function, _ in cli._MEASUREMENTS.values():
+        for name, parameter in inspect.signature(getattr(module, function)).parameters.items():
+            if name == "name":
+                continue
+            about = out.split(f"--{name.replace('_', '-')} ")[1].split(" --")[0]
+            if name not in ("largest_split", "documents"):  # 0: said in words
+                assert str(parameter.default) in about, name
+
+
+# train
+
+
+class Experiment:
+    """Two runs, the second of which does not finish; and what was asked of them."""
+
+    def __init__(self):
+        self.asked, self.done, self.gpu = [], set(), False
+
+    def runs(self, grid):
+        if grid != "smoke":
+            raise ValueError(f"no grid {grid!r}: one of smoke.")
+        return [self._run("one"), self._run("two")]
+
+    def run(self, grid, name):
+        return next(run for run in self.runs(grid) if run.name == name)
+
+    def command(self, grid, run):
+        return ["train", "books", "--grid", grid, "--run", run.name]
+
+    def gather(self, grid):
+        self.asked.append(("gather", grid, os.environ.get("L2M_RECORD")))
+
+    def _run(self, name):
+        return SimpleNamespace(
+            name=name,
+            finished=lambda: name in self.done,
+            needs_gpu=lambda: self.gpu,
+            carry_out=lambda deadline: self.asked.append((name, deadline)) or name == "one",
+        )
+
+
+@pytest.fixture
+def experiment(monkeypatch):
+    found = Experiment()
+    monkeypatch.setattr(cli, "import_module", lambda name: SimpleNamespace(EXPERIMENT=found))
+    return found
+
+
+@pytest.fixture
+def scheduled(monkeypatch):
+    """The commands that are run over the devices, and a failure of "two" if it is among them."""
+    found = []
+
+    def run_all(commands, logs, per_device, deadline):
+        found.append((commands, logs, per_device, deadline))
+        return {name: "exit status 1" for name in commands if name == "two"}
+
+    monkeypatch.setattr("l2m.experiments.runs.run_all", run_all)
+    return found
+
+
+def test_train_lists_a_command_for_each_run(experiment, capsys):
+    assert main(["train", "books", "--grid", "smoke", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "l2m train books --grid smoke --run one"
+    assert main(shlex.split(lines[0])[1:]) == 0  # what is listed is a command
+    assert experiment.asked == [("one", float("inf"))]
+
+
+def test_train_carries_out_one_run_within_its_deadline(experiment, monkeypatch):
+    one = ["train", "books", "--grid", "smoke", "--run", "two"]
+    assert main([*one, "--deadline", "100"]) == UNFINISHED
+    assert main([*one, "--until", str(time.time() + 50)]) == UNFINISHED
+    assert main([*one, "--until=inf"]) == UNFINISHED
+    (_, first), (_, second), (_, third) = experiment.asked
+    assert 90 < first <= 100 and 40 < second <= 50 and third == float("inf")
+    monkeypatch.setenv("RANK", "1")  # of torchrun: the first process says how it ended
+    assert main(one) == 0
+
+
+def test_train_schedules_what_is_not_finished_and_then_gathers(experiment, scheduled, capsys):
+    grid = ["train", "books", "--grid", "smoke", "--per-gpu", "2", "--deadline", "100"]
+    assert main([*grid, "--record"]) == 1
+    [(commands, logs, per_gpu, deadline)] = scheduled
+    *command, until = commands["one"]
+    assert command == [
+        sys.executable,
+        "-m",
+        "l2m",
+        *["train", "books", "--grid", "smoke", "--run", "one"],
+    ]
+    assert abs(float(until.removeprefix("--until=")) - time.time() - 100) < 20
+    assert per_gpu == 2 and 80 < deadline <= 100 and logs.parts[-3:] == ("runs", "books", "logs")
+    error = capsys.readouterr().err
+    assert error == "l2m: two: exit status 1\nl2m: 1 of 2 runs are left: run it again.\n"
+    assert experiment.asked == []
+
+    experiment.done = {"two"}
+    assert main([*grid, "--record"]) == 0
+    assert list(scheduled[1][0]) == ["one"]
+    assert experiment.asked == [("gather", "smoke", "1")]
+    assert capsys.readouterr().out.startswith("The runs of smoke are finished")
+
+
+def test_train_says_at_once_that_there_is_no_gpu(experiment, scheduled, capsys):
+    experiment.gpu = True
+    assert main(["train", "books", "--grid", "smoke"]) == 2
+    error = capsys.readouterr().err
+    assert error == "l2m: 2 runs need a GPU, one for one; --grid smoke needs none.\n"
+    assert scheduled == []
+
+
+def test_train_refuses_unknown_grids(experiment, capsys):
+    assert main(["train", "books", "--grid", "big"]) == 2
+    assert capsys.readouterr().err == "l2m: no grid 'big': one of smoke.\n"
+
+
+def test_both_experiments_can_be_listed(capsys):
+    for what in ("gaussian", "books"):
+        assert main(["train", what, "--grid", "smoke", "--list"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines and all(
+            line.startswith(f"l2m train {what} --grid smoke --run ") for line in lines
+        )
+
+
+# models
+
+
+def test_models(monkeypatch, capsys):
+    monkeypatch.setattr("l2m.chapters.calculator.table", lambda *given: f"all {given}")
+    monkeypatch.setattr("l2m.chapters.calculator.described", lambda *given: f"one {given}")
+    assert main(["models"]) == 0
+    assert main(["models", "mine/config.json", "--beta", "0.5", "--length", "100"]) == 0
+    out = capsys.readouterr().out
+    assert out == "all (0.75, 1000000)\none ('mine/config.json', 0.5, 100)\n"
