@@ -41,25 +41,17 @@ def monotone(x, y, new, rising=True):
 
 
 def collapse(x, y, rising=True, groups=None, n_boot=2000, seed=0):
-    """Measure how well y is one monotone function of x.
+    """Measure how well y is one monotone function of x: a `Collapse`.
 
     Parameters
     ----------
-    x, y : array of shape (n,), positive
-    rising : bool
-        Whether y rises with x, or falls.
-    groups : array of shape (n,), optional
-        Points that are left out, and resampled, together; by default each is its own.
-    n_boot, seed : resamples, and their seed
-
-    Returns
-    -------
-    Collapse
+    x, y : (n,), positive; with `rising`, y rises with x, else it falls.
+    groups : (n,), of points that are left out and resampled together; by default each is its own.
+    n_boot, seed : resamples, and their seed.
 
     Raises
     ------
-    ValueError
-        For fewer than three groups, or values that are not positive.
+    ValueError : fewer than three groups, or values that are not positive.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if not ((x > 0).all() and (y > 0).all() and np.isfinite([x, y]).all()):

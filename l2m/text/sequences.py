@@ -19,7 +19,9 @@ class Sequences:
     seed : of cuts and order.
     books : indices of the books in the token file; all when None.
 
-    ValueError if no book holds such a sequence.
+    Raises
+    ------
+    ValueError : no book holds such a sequence.
     """
 
     def __init__(self, file: TokenFile, length: int, seed: int = 0, books=None):

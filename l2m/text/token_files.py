@@ -100,7 +100,9 @@ def tokenised(documents: Iterable, tokenizer, about) -> TokenFile:
     tokenizer : of `transformers`; of one that is not fast, paragraphs are not known.
     about : what identifies the documents, as JSON has it.
 
-    RuntimeError if the file is damaged. One that another process is making is waited for.
+    Raises
+    ------
+    RuntimeError : the file is damaged. One that another process is making is waited for.
     """
     about = {"tokenizer": tokenizer_key(tokenizer), "corpora": about}
     folder = cache_dir() / "tokens" / digest(about)[:16]
