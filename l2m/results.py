@@ -25,6 +25,7 @@ from l2m.files import ROOT, cache_dir, digest, sha256, write_atomic
 
 MAX_BYTES = 2_000_000  # of one recorded table
 _PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "torch", "transformers")
+_RESTORE = "restore it with `git checkout -- results`, or delete it to measure anew."
 
 
 class MissingResult(RuntimeError):
@@ -110,10 +111,7 @@ def _read_about(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DamagedResult(
-            f"{path} is damaged ({error}): restore it with `git checkout -- results`, or delete it "
-            f"to measure anew."
-        ) from None
+        raise DamagedResult(f"{path} is damaged ({error}): {_RESTORE}") from None
 
 
 def _read(stem: Path, params: dict) -> pd.DataFrame | None:
@@ -125,10 +123,8 @@ def _read(stem: Path, params: dict) -> pd.DataFrame | None:
     if info["params"] != params:
         return None
     if sha256(table) != info["sha256"]:
-        raise DamagedResult(
-            f"{table.name} is not the table that was recorded (its sha256 differs): "
-            f"restore it with `git checkout -- results`, or delete it to measure anew."
-        )
+        problem = "is not the table that was recorded (its sha256 differs)"
+        raise DamagedResult(f"{table.name} {problem}: {_RESTORE}")
     frame = pd.read_parquet(table)
     frame.attrs = info
     return frame

@@ -123,8 +123,10 @@ def compare_laws(x, y, stderr=None):
         short = solve(x[:known], y[:known], weight[:known])
         residual = (log_law(theta, x) - np.log(y)) * weight
         miss = log_law(short, x[known:]) - np.log(y[known:])
+        n, k = len(x), len(theta) + 1  # k parameters, the scale of the noise among them
+        spread = max(np.mean(residual**2), np.finfo(float).eps ** 2)  # an exact fit must not be −∞
+        aicc = n * np.log(spread) + (2 * k + 2 * k * (k + 1) / (n - k - 1))
         a, b, c = (theta[0], np.nan, theta[1]) if law == "logarithm" else _parameters(theta)
-        aicc = _aicc(residual, n_parameters=len(theta) + 1)
         rows.append([law, a, b, c, aicc, np.sqrt(np.mean(miss**2))])
     columns = ["law", "amplitude", "exponent", "offset", "aicc", "prediction_error"]
     table = pd.DataFrame(rows, columns=columns)
@@ -255,10 +257,3 @@ def _standard_errors(theta, x, y, weight):
         return np.full(len(theta), np.inf)
     variance = np.sum(residual**2) / (len(x) - len(theta))
     return np.sqrt(variance * np.diag(np.linalg.inv(gram))) / scale
-
-
-def _aicc(residual, n_parameters):
-    n = len(residual)
-    spread = max(np.mean(residual**2), np.finfo(float).eps ** 2)  # an exact fit must not be −∞
-    penalty = 2 * n_parameters + 2 * n_parameters * (n_parameters + 1) / (n - n_parameters - 1)
-    return n * np.log(spread) + penalty

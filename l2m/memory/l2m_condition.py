@@ -30,9 +30,9 @@ class Growth:
 class Verdict:
     """Whether the L²M condition can be met; true if it is by a single model.
 
-    ``single``: one model for all lengths (Theorem 5.4). ``series_exponent``: how the sizes of a
-    series of models, one for each length, must grow for it to meet the condition (Theorem 5.6):
-    their state times L^series_exponent. 0 where the single model already does.
+    ``single``: one model for all lengths (Theorem 5.4). ``series_exponent``: with a series of
+    models, one for each length, their state must grow by L^series_exponent to meet the condition
+    (Theorem 5.6); 0 where the single model already does.
     """
 
     single: bool
@@ -96,17 +96,17 @@ class Bound:
 
 def growth(config_or_model) -> Growth:
     """Return how dim(z) grows with the length L: like L, like log L, or not at all."""
-    laws = {"tokens": "linear", "blocks": "linear", "levels": "logarithmic"}
+    kinds = {"tokens": "linear", "blocks": "linear", "levels": "logarithmic"}
     rates = {"linear": 0.0, "logarithmic": 0.0, "bounded": 0.0}
     for m in history_state(config_or_model).memories:
-        scalars = m.layers * m.width  # of a slot in all layers
+        scalars = m.layers * m.width  # of one slot in all layers
         if m.slots == "blocks":
             scalars /= m.size
         elif m.slots == "window":
             scalars *= m.size
-        rates[laws.get(m.slots, "bounded")] += scalars
-    law = next((law for law in rates if rates[law]), "bounded")
-    return Growth(law, 1.0 if law == "linear" else 0.0, rates[law])
+        rates[kinds.get(m.slots, "bounded")] += scalars
+    kind = next((kind for kind in rates if rates[kind]), "bounded")
+    return Growth(kind, 1.0 if kind == "linear" else 0.0, rates[kind])
 
 
 def satisfies_l2m(config_or_model, beta: float) -> Verdict:
@@ -118,13 +118,14 @@ def satisfies_l2m(config_or_model, beta: float) -> Verdict:
     """
     if not 0 <= beta <= 1:
         raise ValueError(f"beta is an exponent between 0 and 1, not {beta!r}.")
-    law = growth(config_or_model)
-    if law.exponent >= beta:
-        return Verdict(True, 0.0, f"its state grows like L^{law.exponent:g}, I_BP like L^{beta:g}")
-    if law.law == "logarithmic":
+    found = growth(config_or_model)
+    if found.exponent >= beta:
+        why = f"its state grows like L^{found.exponent:g}, I_BP like L^{beta:g}"
+        return Verdict(True, 0.0, why)
+    if found.law == "logarithmic":
         why = f"its state grows like log L, slower than I_BP ~ L^{beta:g}"
     else:
-        why = f"its state never exceeds {law.rate:,.0f} scalars, while I_BP ~ L^{beta:g} grows"
+        why = f"its state never exceeds {found.rate:,.0f} scalars, while I_BP ~ L^{beta:g} grows"
     return Verdict(False, float(beta), why)
 
 

@@ -43,7 +43,7 @@ class TokenFile:
 
     @cached_property
     def books(self) -> pd.DataFrame:
-        """One row a document: `corpus, title, author, start, end` (tokens of the file)."""
+        """One row per document: `corpus, title, author, start, end` (tokens of the file)."""
         return pd.DataFrame(self.manifest["books"])
 
     @property
