@@ -68,9 +68,6 @@ def collapse(x, y, rising=True, groups=None, n_boot=2000, seed=0):
     missed, spread = (np.bincount(member, part**2) for part in (residual, deviation))
     draws = drawn_groups(len(names), n_boot, seed)
     low, high = np.quantile(1 - (draws @ missed) / (draws @ spread), [0.025, 0.975])
-    return Collapse(
-        explained=float(1 - missed.sum() / spread.sum()),
-        interval=(float(low), float(high)),
-        scatter=float(np.sqrt(np.mean(residual**2))),
-        residuals=residual,
-    )
+    explained = float(1 - missed.sum() / spread.sum())
+    scatter = float(np.sqrt(np.mean(residual**2)))
+    return Collapse(explained, (float(low), float(high)), scatter, residual)

@@ -89,7 +89,7 @@ def mamba(config):
     expand = getattr(config, "mamba_expand", None)  # mixed models: intermediate_size is the MLP's
     inner = int(expand * config.hidden_size) if expand else read(config, "intermediate_size")
     state = inner * read(config, "mamba_d_state", "state_size")
-    return _state(state), _conv(_kernel(config), inner)
+    return _state(state), _conv(read(config, "mamba_d_conv", "conv_kernel"), inner)
 
 
 def mamba2(config):
@@ -98,18 +98,14 @@ def mamba2(config):
     width = read(config, "mamba_d_head", "mamba_headdim", "mamba_head_dim", "head_dim")
     state = read(config, "mamba_d_state", "ssm_state_size", "state_size")
     groups = read(config, "mamba_n_groups", "mamba_ngroups", "n_groups")
-    conv = _conv(_kernel(config), heads * width + 2 * groups * state)
-    return _state(heads * width * state), conv
+    kernel = read(config, "mamba_d_conv", "conv_kernel")
+    return _state(heads * width * state), _conv(kernel, heads * width + 2 * groups * state)
 
 
 def log_linear_mamba2(config):
     """Log-linear attention on Mamba-2: one state for each level of a Fenwick tree of the past."""
     state, conv = mamba2(config)
     return replace(state, what="states by level", slots="levels"), conv
-
-
-def _kernel(config) -> int:
-    return read(config, "mamba_d_conv", "conv_kernel")
 
 
 def gated_delta(config):
@@ -135,8 +131,7 @@ def lightning(config):
 
 def rg_lru(config):
     """RecurrentGemma's gated linear recurrence: a vector, and a short convolution."""
-    conv = _conv(config.conv1d_width, config.hidden_size)
-    return _state(config.lru_width), conv
+    return _state(config.lru_width), _conv(config.conv1d_width, config.hidden_size)
 
 
 def short_conv(config):
