@@ -2,9 +2,9 @@
 
 Two small tables in `families.json` decide. Families: which readers of `layer_memories` serve the
 attention layers and the other layers of a model type. Layer types, older names among them: which
-tokens their attention keeps, all or the last ones, as many as the config attribute named says; and
-whether they hold a recurrence or convolution (`recurs`). A model type that is in no family is an
-error, never a guess.
+tokens their attention keeps, all or the last ones, as many as the config attribute named says (a
+layer called just "attention" is RecurrentGemma's, a window); and whether they hold a recurrence or
+convolution (`recurs`). A model type that is in no family is an error, never a guess.
 """
 
 import json
