@@ -15,19 +15,15 @@ def cache_dir() -> Path:
     """Return the cache folder: ``L2M_CACHE``, or the checkout's ``.cache``, or ``~/.cache/l2m``."""
     if os.environ.get("L2M_CACHE"):
         return Path(os.environ["L2M_CACHE"]).expanduser()
-    if (ROOT / "pyproject.toml").exists():
-        return ROOT / ".cache"
-    return Path.home() / ".cache" / "l2m"
+    checkout = (ROOT / "pyproject.toml").exists()
+    return ROOT / ".cache" if checkout else Path.home() / ".cache" / "l2m"
 
 
 def write_atomic(path: str | Path, content: bytes | str | Callable[[Path], object]) -> Path:
     """Write a file whole or not at all: to a temporary name beside it, then renamed.
 
-    Parameters
-    ----------
-    path : the file; its folder is made if missing.
-    content : what to write, or a function that writes the file whose path it is given (a path with
-        the same suffix, so that writers which look at it agree).
+    Its folder is made if missing. `content` may be a function that writes the file whose path it is
+    given (a path with the same suffix, so that writers which look at it agree).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,8 +50,8 @@ def sha256(path: str | Path) -> str:
 def digest(*parts) -> str:
     """Return one sha256 of several things: the identity of whatever is stored.
 
-    Parts are bytes, arrays, or what JSON can hold, of which the order of keys does not count.
-    TypeError for anything else.
+    Parts are bytes, arrays, or what JSON can hold (the order of keys does not count); TypeError for
+    anything else.
     """
     total = hashlib.sha256()
     for part in parts:
@@ -72,15 +68,8 @@ def digest(*parts) -> str:
 def held(path: str | Path, wanted: bool = True, wait: bool = False):
     """Hold the lock beside `path`, so that two processes do not write the same.
 
-    Parameters
-    ----------
-    wanted : False to go on without it, as further processes of a `torchrun` do.
-    wait : until another process lets it go.
-
-    Raises
-    ------
-    RuntimeError
-        If another process holds it, and `wait` is False.
+    Not `wanted`, it goes on without the lock, as further processes of a `torchrun` do. If another
+    process holds it, `wait` until it lets go, or raise a RuntimeError.
     """
     if not wanted:
         yield
@@ -89,14 +78,11 @@ def held(path: str | Path, wanted: bool = True, wait: bool = False):
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{path}.lock", timeout=-1 if wait else 0)
     try:
-        lock.acquire()
+        lock = FileLock(f"{path}.lock").acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise RuntimeError(
             f"another run is using {path}: wait for it, or name another folder"
         ) from None
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()

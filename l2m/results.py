@@ -25,6 +25,7 @@ from l2m.files import ROOT, cache_dir, digest, sha256, write_atomic
 
 MAX_BYTES = 2_000_000  # of one recorded table
 _PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "torch", "transformers")
+_RESTORE = "restore it with `git checkout -- results`, or delete it to measure anew."
 
 
 class MissingResult(RuntimeError):
@@ -49,33 +50,24 @@ def recorded(
 ) -> pd.DataFrame:
     """Return the result `name` for `params`: the recorded one, the cached one, or a computed one.
 
-    With the environment variable ``L2M_RECORD=1`` what had to be computed, or was only cached, is
-    written to ``results/``. Delete a recorded table to have it measured anew.
+    The table is read back from its file, with the provenance in ``attrs``. With the environment
+    variable ``L2M_RECORD=1`` what had to be computed, or was only cached, is written to
+    ``results/``. Delete a recorded table to have it measured anew.
 
     Parameters
     ----------
-    name : str
-        ``"<chapter>/<name>"``, such as ``"02_two_point_mi/novels"``.
-    params : dict
-        All that the result depends on, as JSON values, fingerprints of data and models included.
-    compute : callable, optional
-        Makes the table; its ``attrs`` (device, dtype, tokens, …) go into the provenance.
-    command : str, optional
-        What makes the result, for the provenance and the error message; the runner's by default.
-
-    Returns
-    -------
-    DataFrame
-        The table as read back from its file, with the provenance in ``attrs``.
+    name : ``"<chapter>/<name>"``, such as ``"02_two_point_mi/novels"``.
+    params : all that the result depends on, as JSON values, with fingerprints of data and models.
+    compute : makes the table; its ``attrs`` (device, dtype, tokens, …) go into the provenance.
+    command : what makes the result, for the provenance and the error message; by default the
+        runner's.
 
     Raises
     ------
-    MissingResult
-        Neither recorded nor cached, and not computable here: no `compute`, or it needs a file, a
-        network or a package that is missing.
-    DamagedResult
-        The recorded parameters fit, but the table is not the one that was recorded; or they cannot
-        be read.
+    MissingResult : neither recorded nor cached, and not computable here: no `compute`, or it needs
+        a file, a network or a package that is missing.
+    DamagedResult : the recorded parameters fit, but the table is not the one that was recorded; or
+        they cannot be read.
     """
     if not re.fullmatch(r"[\w-]+(/[\w-]+)+", name):
         raise ValueError(
@@ -85,8 +77,7 @@ def recorded(
     command = command or f"python -m l2m run {name.split('/')[0]} --record"
     record = os.environ.get("L2M_RECORD") == "1"
     target = results_dir() / name
-    cached = cache_dir() / "results" / f"{name}-{_key(params)}"
-
+    cached = cache_dir() / "results" / f"{name}-{digest(__version__, params)[:16]}"
     frame = _read(target, params)
     if frame is not None:
         return frame
@@ -100,12 +91,9 @@ def recorded(
 
 
 def provenance(name: str) -> dict:
-    """Return the provenance of the recorded result `name`, whatever its parameters.
+    """Return the provenance of the recorded result `name`, or raise MissingResult.
 
-    Raises
-    ------
-    MissingResult
-        When there is none.
+    Whatever its parameters are.
     """
     path = results_dir() / f"{name}.json"
     if not path.exists():
@@ -118,37 +106,25 @@ def _plain(value):
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def _key(params: dict) -> str:
-    return digest(__version__, params)[:16]
-
-
-def _file(stem: Path, suffix: str) -> Path:
-    return stem.with_name(stem.name + suffix)
-
-
 def _read_about(path: Path) -> dict:
     """Read the provenance of a result, or raise DamagedResult."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DamagedResult(
-            f"{path} is damaged ({error}): restore it with `git checkout -- results`, or delete it "
-            f"to measure anew."
-        ) from None
+        raise DamagedResult(f"{path} is damaged ({error}): {_RESTORE}") from None
 
 
 def _read(stem: Path, params: dict) -> pd.DataFrame | None:
-    table, about = _file(stem, ".parquet"), _file(stem, ".json")
+    """Read a table and its provenance, checked; None if there is none, or of other parameters."""
+    table, about = Path(f"{stem}.parquet"), Path(f"{stem}.json")
     if not (table.exists() and about.exists()):
         return None
     info = _read_about(about)
     if info["params"] != params:
         return None
     if sha256(table) != info["sha256"]:
-        raise DamagedResult(
-            f"{table.name} is not the table that was recorded (its sha256 differs): "
-            f"restore it with `git checkout -- results`, or delete it to measure anew."
-        )
+        problem = "is not the table that was recorded (its sha256 differs)"
+        raise DamagedResult(f"{table.name} {problem}: {_RESTORE}")
     frame = pd.read_parquet(table)
     frame.attrs = info
     return frame
@@ -167,23 +143,20 @@ def _write(stem: Path, frame: pd.DataFrame, max_bytes: int | None = None) -> pd.
         )
     info["sha256"] = hashlib.sha256(table).hexdigest()
     text = json.dumps(info, indent=2, ensure_ascii=False, default=_plain) + "\n"
-    write_atomic(_file(stem, ".parquet"), table)
-    write_atomic(_file(stem, ".json"), text)
+    write_atomic(f"{stem}.parquet", table)
+    write_atomic(f"{stem}.json", text)
     return _read(stem, info["params"])
 
 
 def _compute(name: str, params: dict, compute, command: str) -> pd.DataFrame:
-    reason = "nothing here computes it"
     start = time.perf_counter()
     try:
         frame = compute() if compute else None
-    except (OSError, ImportError, MissingResult) as error:
+    except (OSError, ImportError) as error:
         reason = str(error).strip().rstrip(".")
-        if isinstance(error, MissingResult):
-            raise
         raise MissingResult(_missing(name, params, command, reason)) from error
     if frame is None:
-        raise MissingResult(_missing(name, params, command, reason))
+        raise MissingResult(_missing(name, params, command, "nothing here computes it"))
     attrs = dict(frame.attrs)
     frame.attrs = {
         "name": name,
@@ -196,7 +169,11 @@ def _compute(name: str, params: dict, compute, command: str) -> pd.DataFrame:
         "seeds": attrs.pop("seeds", {k: v for k, v in params.items() if "seed" in k}),
         "seconds": round(attrs.pop("seconds", time.perf_counter() - start), 1),
         "tokens": attrs.pop("tokens", None),
-        "versions": _versions(),
+        "versions": {
+            "python": platform.python_version(),
+            "l2m": __version__,
+            **{name: metadata.version(name) for name in _PACKAGES if name in sys.modules},
+        },
         **attrs,
     }
     return frame
@@ -204,7 +181,7 @@ def _compute(name: str, params: dict, compute, command: str) -> pd.DataFrame:
 
 def _missing(name: str, params: dict, command: str, reason: str) -> str:
     about = results_dir() / f"{name}.json"
-    state = "is not recorded"
+    found = "is not recorded"
     if about.exists():
         old = _read_about(about)["params"]
         changed = [
@@ -212,19 +189,11 @@ def _missing(name: str, params: dict, command: str, reason: str) -> str:
             for key in sorted(old.keys() | params.keys())
             if old.get(key) != params.get(key)
         ]
-        state = f"is recorded for other parameters ({'; '.join(changed)})"
+        found = f"is recorded for other parameters ({'; '.join(changed)})"
     return (
-        f"The result {name!r} {state}, and cannot be computed here: {reason}. "
+        f"The result {name!r} {found}, and cannot be computed here: {reason}. "
         f"It is made by `{command}`."
     )
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "l2m": __version__}
-    for package in _PACKAGES:
-        if package in sys.modules:
-            versions[package] = metadata.version(package)
-    return versions
 
 
 def _commit() -> str | None:
@@ -235,7 +204,7 @@ def _commit() -> str | None:
             [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         )
         changed = [*git, "diff", "--quiet", "HEAD", "--", "l2m", "notebooks"]
-        dirty = subprocess.run(changed, capture_output=True)
+        dirty = subprocess.run(changed, capture_output=True).returncode
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head.stdout.strip() + ("+" if dirty.returncode else "")
+    return head.stdout.strip() + ("+" if dirty else "")

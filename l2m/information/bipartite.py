@@ -3,10 +3,9 @@
     direct   E_p[log q(Y|X) − log q(Y)]                          Eq. 6 of {cite:t}`chen2025l2m`
     vCLUB    E_p(x,y)[log q(y|x)] − E_p(x)p(y)[log q(y|x)]       Eq. 7
 
-Both are means over windows of a number a window, `window_mi`. For vCLUB the partner's own marginal
-log q(y') is subtracted from the second term and the window's own from the first: partners are
-permutations, so the mean stays where it was, while most of the variance, how hard y is by itself,
-cancels.
+Both are means of one number per window, `window_mi`. For vCLUB the partner's own marginal log q(y')
+is subtracted from the second term and the window's own from the first: partners are permutations,
+so the mean stays where it was, while most of the variance, how hard y is by itself, cancels.
 """
 
 import numpy as np
@@ -25,7 +24,7 @@ def window_mi(
     ratio=None,
     control_variate=True,
 ) -> pd.DataFrame:
-    """I_BP's estimate of every window at every split with ratio·ℓ ≤ T.
+    """I_BP's estimate of every window (row) at every split with ratio·ℓ ≤ T (column), in nats.
 
     Parameters
     ----------
@@ -38,16 +37,11 @@ def window_mi(
     ratio : L/ℓ, by default that of the scores; any smaller one is read from the same scores.
     control_variate : subtract own marginals in vCLUB (see above).
 
-    Returns
-    -------
-    DataFrame, one row a window, one column a split, nats.
-
     Raises
     ------
-    ValueError
-        For an unknown estimator, or a ratio that the scores do not hold.
+    ValueError : an unknown estimator, or a ratio that the scores do not hold.
     """
-    terms, ratio = _terms(scores, ratio)
+    terms, _ = _terms(scores, ratio)
     if estimator == "direct":
         values = terms["joint"] - terms["marginal"]
         if bigram_entropy is not None:
@@ -70,76 +64,52 @@ def bipartite_mi(
     ratio=None,
     control_variate=True,
 ) -> pd.DataFrame:
-    """Estimate I_BP(ℓ; L) with L = ratio·ℓ, from the scores of n windows.
+    """Estimate I_BP(ℓ; L) with L = ratio·ℓ: DataFrame `split, length, mi, stderr` (nats).
 
-    Parameters
-    ----------
-    groups : (n,) book of each window; by default those of the scores. Windows of a book are not
-        independent, so the standard error is one of books (clusters). `range(n)`, and scores that
-        know of no books, give the authors' std/√n.
-    Others as in `window_mi`.
-
-    Returns
-    -------
-    DataFrame `split, length, mi, stderr` (nats).
+    `groups`, (n,), is the book of each window; by default that of the scores. Windows of a book are
+    not independent, so the standard error is one of books (clusters). `range(n)`, and scores that
+    know of no books, give the authors' std/√n. Others as in `window_mi`.
     """
     terms, ratio = _terms(scores, ratio)
     values = window_mi(terms, estimator, bigram_entropy, bigram_weight, ratio, control_variate)
     if groups is None:
         groups = terms.drop_duplicates("window").set_index("window")["book"].loc[values.index]
-    splits = values.columns.to_numpy()
-    return pd.DataFrame(
-        {
-            "split": splits,
-            "length": ratio * splits,
-            "mi": values.mean().to_numpy(),
-            "stderr": clustered_stderr(values.to_numpy(), groups),
-        }
-    )
+    table = values.mean().rename("mi").reset_index()
+    table.insert(1, "length", ratio * table["split"])
+    return table.assign(stderr=clustered_stderr(values, groups))
 
 
 def window_terms(scores) -> pd.DataFrame:
     """Sums over Y of each window's log-likelihoods: all that the estimators need, in a small table.
 
-    Returns
-    -------
-    DataFrame `window, book, split, ratio, joint, marginal, marginal_head, shuffled,
-    partner_marginal` (nats): one row a window, split ℓ and ratio r ≥ 2 with r·ℓ ≤ T. `joint` is
-    log q(y|x), `marginal` log q(y|BOS), `marginal_head` its first two tokens, `shuffled` the mean
-    over partners of log q(y'|x), `partner_marginal` that of log q(y'|BOS).
+    `window, book, split, ratio, joint, marginal, marginal_head, shuffled, partner_marginal` (nats):
+    one row per window, split ℓ and ratio r ≥ 2 with r·ℓ ≤ T. `joint` is log q(y|x), `marginal`
+    log q(y|BOS), `marginal_head` its first two tokens, `shuffled` the mean over partners of
+    log q(y'|x), `partner_marginal` that of log q(y'|BOS). ValueError if there is no such split.
     """
     n, length = scores.joint.shape
     partners = np.atleast_2d(scores.partners)
-    books = scores.books
-    rows = []
-    for split in scores.splits:
-        marginal = scores.marginal[split]
-        shuffled = np.asarray(scores.shuffled[split], dtype=np.float64).reshape(
-            len(partners), n, -1
-        )
-        for ratio in range(2, scores.ratio + 1):
-            if ratio * split > length:
-                continue
-            m = (ratio - 1) * split
-            own = marginal[:, :m].sum(1, dtype=np.float64)
-            rows.append(
-                pd.DataFrame(
-                    {
-                        "window": np.arange(n),
-                        "book": books,
-                        "split": split,
-                        "ratio": ratio,
-                        "joint": scores.joint[:, split : split + m].sum(1, dtype=np.float64),
-                        "marginal": own,
-                        "marginal_head": marginal[:, : min(m, HEAD)].sum(1, dtype=np.float64),
-                        "shuffled": shuffled[:, :, :m].sum(2).mean(0),
-                        "partner_marginal": own[partners].mean(0),
-                    }
-                )
-            )
-    if not rows:
+    cases = [(s, r) for s in scores.splits for r in range(2, scores.ratio + 1) if r * s <= length]
+    if not cases:
         raise ValueError(f"no split fits: windows have {length} tokens, splits are {scores.splits}")
-    return pd.concat(rows, ignore_index=True)
+    tables = []
+    for split, ratio in cases:
+        m = (ratio - 1) * split  # tokens of Y
+        marginal = scores.marginal[split][:, :m]
+        shuffled = np.asarray(scores.shuffled[split], np.float64).reshape(len(partners), n, -1)
+        columns = {
+            "window": np.arange(n),
+            "book": scores.books,
+            "split": split,
+            "ratio": ratio,
+            "joint": scores.joint[:, split : split + m].sum(1, dtype=np.float64),
+            "marginal": marginal.sum(1, dtype=np.float64),
+            "marginal_head": marginal[:, :HEAD].sum(1, dtype=np.float64),
+            "shuffled": shuffled[:, :, :m].sum(2).mean(0),
+        }
+        columns["partner_marginal"] = columns["marginal"][partners].mean(0)
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _terms(scores, ratio):

@@ -41,25 +41,17 @@ def monotone(x, y, new, rising=True):
 
 
 def collapse(x, y, rising=True, groups=None, n_boot=2000, seed=0):
-    """Measure how well y is one monotone function of x.
+    """Measure how well y is one monotone function of x: a `Collapse`.
 
     Parameters
     ----------
-    x, y : array of shape (n,), positive
-    rising : bool
-        Whether y rises with x, or falls.
-    groups : array of shape (n,), optional
-        Points that are left out, and resampled, together; by default each is its own.
-    n_boot, seed : resamples, and their seed
-
-    Returns
-    -------
-    Collapse
+    x, y : (n,), positive; with `rising`, y rises with x, else it falls.
+    groups : (n,), of points that are left out and resampled together; by default each is its own.
+    n_boot, seed : resamples, and their seed.
 
     Raises
     ------
-    ValueError
-        For fewer than three groups, or values that are not positive.
+    ValueError : fewer than three groups, or values that are not positive.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if not ((x > 0).all() and (y > 0).all() and np.isfinite([x, y]).all()):
@@ -76,9 +68,6 @@ def collapse(x, y, rising=True, groups=None, n_boot=2000, seed=0):
     missed, spread = (np.bincount(member, part**2) for part in (residual, deviation))
     draws = drawn_groups(len(names), n_boot, seed)
     low, high = np.quantile(1 - (draws @ missed) / (draws @ spread), [0.025, 0.975])
-    return Collapse(
-        explained=float(1 - missed.sum() / spread.sum()),
-        interval=(float(low), float(high)),
-        scatter=float(np.sqrt(np.mean(residual**2))),
-        residuals=residual,
-    )
+    explained = float(1 - missed.sum() / spread.sum())
+    scatter = float(np.sqrt(np.mean(residual**2)))
+    return Collapse(explained, (float(low), float(high)), scatter, residual)

@@ -22,7 +22,7 @@ METHODS = ("plugin", "miller-madow", "grassberger", "chao-shen")
 
 
 def entropy(counts, method: str = "grassberger", times=None) -> float:
-    """Entropy of the distribution that counts were drawn from.
+    """Entropy, in nats, of the distribution that counts were drawn from.
 
     Parameters
     ----------
@@ -30,14 +30,9 @@ def entropy(counts, method: str = "grassberger", times=None) -> float:
     method : one of `METHODS`.
     times : how many types have each of `counts`, same shape; one each if None.
 
-    Returns
-    -------
-    The estimate, in nats.
-
     Raises
     ------
-    ValueError
-        Unknown method, no samples, or counts that are negative or no integers.
+    ValueError : unknown method, no samples, or counts that are negative or no integers.
     """
     n, t = _check(counts, method, times)
     constant = 0.5 / (n @ t) if method == "miller-madow" else 0.0
@@ -70,10 +65,8 @@ def _terms(n: np.ndarray, t: np.ndarray, method: str) -> np.ndarray:
         return np.log(samples / n) + 0.5 / n
     if method == "grassberger":
         return np.log(samples) - grassberger_g(n)
-    once = t[n == 1].sum()
-    if once == samples > 1:
-        once -= 1  # else nothing would be covered
-    coverage = 1 - once / samples if samples > 1 else 1.0
+    once = min(t[n == 1].sum(), samples - 1)  # were it all samples, nothing would be covered
+    coverage = 1 - once / samples
     q = coverage * n / samples
     with np.errstate(divide="ignore"):  # q = 1: seen for sure
         return -coverage * np.log(q) / -np.expm1(samples * np.log1p(-q))

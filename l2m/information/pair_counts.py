@@ -17,30 +17,23 @@ Documents = Sequence[np.ndarray]
 
 
 def pair_counts(
-    documents: Documents,
-    others: Documents,
-    distance: int,
-    first: np.ndarray,
-    part: int = PART,
+    documents: Documents, others: Documents, distance: int, first: np.ndarray, part: int = PART
 ) -> tuple[np.ndarray, np.ndarray]:
     """Counts of counts of the pairs (document[i], other[i + distance]).
+
+    Returns different counts and how many pairs have each; a count that two parts have comes twice.
 
     Parameters
     ----------
     documents, others : unsigned token ids, arrays (or tensors of one torch device) of the same
         lengths; `others` are the documents themselves, or a shuffled copy.
     distance : in tokens.
-    first : (vocabulary,) how many pairs begin with each token.
+    first : (vocab_size,), how many pairs begin with each token.
     part : keys to sort in one go (all pairs of a first token stay together, so perhaps more).
-
-    Returns
-    -------
-    Different counts and how many pairs have each; a count that two parts have comes twice.
     """
     bits = max(1, int(len(first) - 1).bit_length())
-    on_device = not isinstance(documents[0], np.ndarray)
-    counts_of_range = _counts_torch if on_device else _counts_numpy
-    before = np.concatenate([[0], np.cumsum(first)])
+    counts_of_range = _counts_numpy if isinstance(documents[0], np.ndarray) else _counts_torch
+    before = np.append(0, np.cumsum(first))
     found = [
         counts_of_range(documents, others, distance, bits, low, high, before[high] - before[low])
         for low, high in _ranges(before, part)

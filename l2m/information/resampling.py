@@ -10,20 +10,13 @@ CONFIDENCE = 0.95
 
 
 def clustered_stderr(values, groups=None, weights=None) -> np.ndarray:
-    """Standard error of the mean over rows whose residuals may go together within a group.
+    """Standard error (k,) of the mean over rows (n, k) that may go together within a group.
 
-    Parameters
-    ----------
-    values : (n, k); groups : (n,), or None for independent rows; weights : (n,), or None for equal.
-
-    Returns
-    -------
-    array of shape (k,): the square root of g/(g−1) Σ_groups (Σ_rows w · residual)² / (Σ w)², NaN
-    for a single group (Liang and Zeger's cluster-robust variance of a mean).
+    The square root of g/(g−1) Σ_groups (Σ_rows w · residual)² / (Σ w)², NaN for a single group
+    (Liang and Zeger's cluster-robust variance of a mean). `groups` and `weights` have shape (n,);
+    without them rows are independent, and count alike.
     """
-    values = np.asarray(values, dtype=float)
-    weights = np.ones(len(values)) if weights is None else np.asarray(weights, float)
-    member, g = _members(groups, len(values))
+    values, weights, member, g = _checked(values, groups, weights)
     if g < 2:
         return np.full(values.shape[1], np.nan)
     residual = (values - weights @ values / weights.sum()) * weights[:, None]
@@ -31,21 +24,11 @@ def clustered_stderr(values, groups=None, weights=None) -> np.ndarray:
 
 
 def resampled_means(values, groups=None, n=1000, seed=0, weights=None) -> np.ndarray:
-    """Means over rows (n, k) when groups are drawn with replacement.
+    """Means, (n, k), over rows when groups are drawn with replacement, `n` times.
 
-    Parameters
-    ----------
-    values, groups, weights : as in `clustered_stderr`.
-    n : number of resamples; seed : int or np.random.Generator.
-
-    Raises
-    ------
-    ValueError
-        For fewer than two groups.
+    `values`, `groups`, `weights` as in `clustered_stderr`, `seed` and errors as in `drawn_groups`.
     """
-    values = np.asarray(values, dtype=float)
-    weights = np.ones(len(values)) if weights is None else np.asarray(weights, float)
-    member, g = _members(groups, len(values))
+    values, weights, member, g = _checked(values, groups, weights)
     draws = drawn_groups(g, n, seed)
     totals = _sums(values * weights[:, None], member, g)
     return (draws @ totals) / (draws @ np.bincount(member, weights, g))[:, None]
@@ -54,25 +37,23 @@ def resampled_means(values, groups=None, n=1000, seed=0, weights=None) -> np.nda
 def drawn_groups(g: int, n: int, seed=0) -> np.ndarray:
     """How often each of `g` groups is drawn in each of `n` resamples: int (n, g).
 
-    Raises
-    ------
-    ValueError
-        For fewer than two groups.
+    `seed` may be a np.random.Generator. ValueError for fewer than two groups.
     """
     if g < 2:
         raise ValueError("Resampling needs at least two groups (books); add some.")
     return np.random.default_rng(seed).multinomial(g, np.full(g, 1 / g), size=n)
 
 
-def _members(groups, n: int) -> tuple[np.ndarray, int]:
-    """The number of each row's group, and how many groups there are."""
-    if groups is None:
-        return np.arange(n), n
-    groups = np.asarray(groups)
+def _checked(values, groups, weights):
+    """Values and weights as arrays, the number of each row's group, and the number of groups."""
+    values = np.asarray(values, dtype=float)
+    n = len(values)
+    weights = np.ones(n) if weights is None else np.asarray(weights, float)
+    groups = np.arange(n) if groups is None else np.asarray(groups)
     if groups.shape != (n,):
         raise ValueError(f"groups has shape {groups.shape}, but there are {n} rows.")
     names, member = np.unique(groups, return_inverse=True)
-    return member, len(names)
+    return values, weights, member, len(names)
 
 
 def _sums(values: np.ndarray, member: np.ndarray, g: int) -> np.ndarray:

@@ -1,11 +1,11 @@
 """Scaling laws and how well they are known.
 
-The paper's two laws are powers: I_BP(L/2; L) = A·L^β and I_TP(d) = A·d^{−α} (its Secs. 3-4),
-the second seen through a constant bias C (its Sec. B.VII).  Everything here is fitted to log y,
-because errors of a mutual information are closer to relative than to absolute ones.
+The paper's two laws are powers: I_BP(L/2; L) = A·L^β and I_TP(d) = A·d^{−α} (its Secs. 3-4), the
+second seen through a constant bias C (its Sec. B.VII). Everything here is fitted to log y, because
+errors of a mutual information are closer to relative than to absolute ones.
 
 Intervals of `fit_power_law` come from the scatter of the points about the law and take the points
-as independent.  Values measured on the same windows are not: for those use `bootstrap_power_law`.
+as independent. Values measured on the same windows are not: for those use `bootstrap_power_law`.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from l2m.information.resampling import CONFIDENCE, resampled_means
 class PowerLaw:
     """y = amplitude · x^exponent + offset, with 95% intervals `(low, high)`; call it to evaluate.
 
-    For a decaying law α is `-exponent`.  `amplitude` and `offset` carry the unit of y (nats).
+    For a decaying law α is `-exponent`. `amplitude` and `offset` carry the unit of y (nats).
     """
 
     amplitude: float
@@ -38,35 +38,24 @@ class PowerLaw:
 def fit_power_law(x, y, stderr=None, offset=False):
     """Fit y = A·x^b, or y = A·x^b + C with 0 ≤ C < min(y), by least squares on log y.
 
+    Intervals of the `PowerLaw` are Student-t, from the covariance of the (linearised) fit.
+
     Parameters
     ----------
-    x, y : array of shape (n,), positive
-        Lengths or distances, and mutual information in nats.
-    stderr : array of shape (n,), optional
-        Standard errors of y.  A point weighs as (y/stderr)², the inverse variance of log y; only
-        their ratios matter, since the scale of the noise is read off the residuals.
-    offset : bool
-        Fit the constant C as well (Sec. B.VII of the paper: the bias of two-point MI).
-
-    Returns
-    -------
-    PowerLaw
-        Intervals are Student-t, from the covariance of the (linearised) fit.
+    x, y : (n,), positive: lengths or distances, and mutual information in nats.
+    stderr : (n,), standard errors of y. A point weighs as (y/stderr)², the inverse variance of
+        log y; only ratios matter, since the scale of the noise is read off the residuals.
+    offset : fit the constant C as well (Sec. B.VII of the paper: the bias of two-point MI).
 
     Raises
     ------
-    ValueError
-        For values that are not positive and finite, shapes that differ, or fewer than 3 points
+    ValueError : values that are not positive and finite, shapes that differ, or fewer than 3 points
         (4 with `offset`).
     """
     x, y, weight = _checked(x, y, stderr, at_least=4 if offset else 3)
     theta = _solve_offset(x, y, weight) if offset else _solve(x, y, weight)
     error = _standard_errors(theta, x, y, weight)
-    half = stats.t.ppf(0.5 + CONFIDENCE / 2, len(x) - len(theta)) * error
-    low, high = theta - half, theta + half
-    if offset:  # what the fit cannot choose, its interval does not hold
-        low[2], high[2] = max(low[2], 0.0), min(high[2], y.min())
-    return _power_law(theta, low, high)
+    return _power_law(theta, error, len(x) - len(theta), y.min())
 
 
 def bootstrap_power_law(x, values, groups=None, n_boot=1000, seed=0, offset=False):
@@ -74,32 +63,22 @@ def bootstrap_power_law(x, values, groups=None, n_boot=1000, seed=0, offset=Fals
 
     Windows of one book resemble each other, and all points of the curve come from the same
     windows; drawing books with replacement keeps both dependences, which `fit_power_law` ignores.
+    Intervals are Student-t with (groups − 1) degrees of freedom about the law of the mean over all
+    n, with the standard deviation of the resampled log A, b and C for a standard error: with tens
+    of books percentiles of the resamples hold the truth less often than promised.
 
     Parameters
     ----------
-    x : array of shape (k,)
-        Lengths or distances.
-    values : array of shape (n, k)
-        Mutual information (nats) of each of n windows at each x; only their mean must be positive.
-    groups : array of shape (n,), optional
-        Which group (book) a window belongs to; by default each is its own.
-    n_boot : int
-        Number of resamples.
-    seed : int or np.random.Generator
-    offset : bool
-        As in `fit_power_law`.
-
-    Returns
-    -------
-    PowerLaw
-        The law of the mean over all n. Intervals are Student-t with (groups − 1) degrees of freedom
-        about it, with the standard deviation of the resampled log A, b and C for a standard error:
-        with tens of books percentiles of the resamples hold the truth less often than promised.
+    x : (k,), lengths or distances.
+    values : (n, k), mutual information (nats) of each of n windows at each x; only their mean must
+        be positive.
+    groups : (n,), which group (book) a window belongs to; by default each is its own.
+    n_boot, seed : resamples, and their seed or np.random.Generator.
+    offset : as in `fit_power_law`.
 
     Raises
     ------
-    ValueError
-        For fewer than two groups, or when more than 1% of the resamples have a mean that is not
+    ValueError : fewer than two groups, or more than 1% of the resamples have a mean that is not
         positive at some x: then the data cannot tell a power law there.
     """
     values = np.asarray(values, float)
@@ -119,32 +98,20 @@ def bootstrap_power_law(x, values, groups=None, n_boot=1000, seed=0, offset=Fals
         thetas = np.array([_solve_offset(x, m, start=best) for m in means[usable]])
     else:
         thetas = _solve(x, means[usable].T).T
-    spread = thetas.std(axis=0, ddof=1)
     n_groups = len(values if groups is None else np.unique(groups))
-    half = stats.t.ppf(0.5 + CONFIDENCE / 2, n_groups - 1) * spread
-    low, high = best - half, best + half
-    if offset:  # what the fit cannot choose, its interval does not hold
-        low[2], high[2] = max(low[2], 0.0), min(high[2], mean.min())
-    return _power_law(best, low, high)
+    return _power_law(best, thetas.std(axis=0, ddof=1), n_groups - 1, mean.min())
 
 
 def compare_laws(x, y, stderr=None):
     """Set three laws side by side on the same data, all fitted to log y.
 
     ``power`` is A·x^b, ``power+constant`` is A·x^b + C with C ≥ 0, ``logarithm`` is A·log x + C.
+    `x`, `y`, `stderr` and errors as in `fit_power_law`, but at least 6 points.
 
-    Parameters
-    ----------
-    x, y, stderr
-        As in `fit_power_law`, at least 6 points.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a law: ``law, amplitude, exponent, offset, aicc, delta_aicc, prediction_error``.
-        `aicc` is Akaike's criterion corrected for few points (lower is better; `delta_aicc` counts
-        from the best).  `prediction_error` is the root-mean-square of log(prediction/y) on the
-        longest third of the x when the law is fitted to the others.
+    DataFrame, one row per law: ``law, amplitude, exponent, offset, aicc, delta_aicc,
+    prediction_error``. `aicc` is Akaike's criterion corrected for few points (lower is better;
+    `delta_aicc` counts from the best), `prediction_error` the root-mean-square of log(prediction/y)
+    on the longest third of the x when the law is fitted to the others.
     """
     x, y, weight = _checked(x, y, stderr, at_least=6)
     order = np.argsort(x)
@@ -156,33 +123,22 @@ def compare_laws(x, y, stderr=None):
         short = solve(x[:known], y[:known], weight[:known])
         residual = (log_law(theta, x) - np.log(y)) * weight
         miss = log_law(short, x[known:]) - np.log(y[known:])
-        rows.append(
-            {
-                "law": law,
-                "amplitude": theta[0] if law == "logarithm" else np.exp(theta[0]),
-                "exponent": np.nan if law == "logarithm" else theta[1],
-                "offset": theta[-1] if len(theta) == 3 or law == "logarithm" else 0.0,
-                "aicc": _aicc(residual, n_parameters=len(theta) + 1),
-                "prediction_error": np.sqrt(np.mean(miss**2)),
-            }
-        )
-    table = pd.DataFrame(rows)
+        n, k = len(x), len(theta) + 1  # k parameters, the scale of the noise among them
+        spread = max(np.mean(residual**2), np.finfo(float).eps ** 2)  # an exact fit must not be −∞
+        aicc = n * np.log(spread) + (2 * k + 2 * k * (k + 1) / (n - k - 1))
+        a, b, c = (theta[0], np.nan, theta[1]) if law == "logarithm" else _parameters(theta)
+        rows.append([law, a, b, c, aicc, np.sqrt(np.mean(miss**2))])
+    columns = ["law", "amplitude", "exponent", "offset", "aicc", "prediction_error"]
+    table = pd.DataFrame(rows, columns=columns)
     table.insert(5, "delta_aicc", table.aicc - table.aicc.min())
     return table
 
 
 def local_exponent(x, y):
-    """The running exponent d log y / d log x at each x (central differences, one-sided at ends).
+    """The running exponent d log y / d log x, (n,): central differences, one-sided at the ends.
 
-    A power law gives a constant; a logarithm gives 1/log x, falling towards zero.
-
-    Parameters
-    ----------
-    x, y : array of shape (n,), positive, n ≥ 3, with x increasing
-
-    Returns
-    -------
-    array of shape (n,)
+    `x` and `y` are (n,), positive, n ≥ 3, with x increasing, or a ValueError. A power law gives a
+    constant; a logarithm gives 1/log x, falling towards zero.
     """
     x, y, _ = _checked(x, y, None, at_least=3)
     if np.any(np.diff(x) <= 0):
@@ -190,18 +146,25 @@ def local_exponent(x, y):
     return np.gradient(np.log(y), np.log(x))
 
 
-def _power_law(theta, low, high):
-    """PowerLaw from (log A, b) or (log A, b, C) and the ends of their intervals."""
-    ends = np.stack([low, high], axis=1)
+def _parameters(theta):
+    """(A, b, C) from (log A, b) or (log A, b, C)."""
+    return np.exp(theta[0]), theta[1], theta[2] if len(theta) == 3 else 0.0
+
+
+def _power_law(theta, error, freedom, smallest):
+    """PowerLaw from (log A, b) or (log A, b, C), its errors and degrees of freedom, and min(y)."""
+    half = stats.t.ppf(0.5 + CONFIDENCE / 2, freedom) * error
+    low, high = theta - half, theta + half
+    if len(theta) == 3:  # what the fit cannot choose, its interval does not hold
+        low[2], high[2] = max(low[2], 0.0), min(high[2], smallest)
+    ends = np.zeros((3, 2))
+    ends[: len(theta)] = np.stack([low, high], axis=1)
     ends[0] = np.exp(np.minimum(ends[0], 700.0))  # exp overflows beyond 709
-    intervals = [(float(a), float(b)) for a, b in ends]
-    offset, offset_interval = (theta[2], intervals[2]) if len(theta) == 3 else (0.0, (0.0, 0.0))
-    return PowerLaw(
-        float(np.exp(theta[0])), float(theta[1]), float(offset), *intervals[:2], offset_interval
-    )
+    return PowerLaw(*map(float, _parameters(theta)), *map(tuple, ends.tolist()))
 
 
 def _checked(x, y, stderr, at_least):
+    """x, y and the weight of log y, (n,) each, or a ValueError."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     stderr = y if stderr is None else np.asarray(stderr, float)  # equal weights in log y
     if not x.shape == y.shape == stderr.shape or x.ndim != 1:
@@ -247,17 +210,18 @@ def _solve_offset(x, y, weight=1.0, start=None):
     """(log A, b, C): the best of several starts, as the sum of squares has more than one valley."""
     floor = y.min()
     if start is None:
-        fractions = (0.0, 0.3, 0.6, 0.9, 0.99)
-        starts = [np.append(_solve(x, y - f * floor * 0.999), f * floor * 0.999) for f in fractions]
+        offsets = [f * floor * 0.999 for f in (0.0, 0.3, 0.6, 0.9, 0.99)]
+        starts = [np.append(_solve(x, y - offset), offset) for offset in offsets]
     else:
         starts = [np.append(start[:2], min(start[2], 0.999 * floor))]
     weight = np.broadcast_to(weight, x.shape)
+    lower, upper = [-np.inf, -np.inf, 0], [np.inf, np.inf, floor]
     fits = [
         optimize.least_squares(
             lambda t: (_log_power(t, x) - np.log(y)) * weight,
-            np.clip(s, [-np.inf, -np.inf, 0], [np.inf, np.inf, floor]),
+            np.clip(s, lower, upper),
             jac=lambda t: _jacobian(t, x) * weight[:, None],
-            bounds=([-np.inf, -np.inf, 0], [np.inf, np.inf, floor]),
+            bounds=(lower, upper),
             x_scale=(1, 1, floor),
         )
         for s in starts
@@ -268,12 +232,11 @@ def _solve_offset(x, y, weight=1.0, start=None):
 def _solve_logarithm(x, y, weight):
     """(A, C) of A·log x + C, on log residuals; started from the straight line in log x."""
     start = np.polyfit(np.log(x), y, 1, w=weight / y)
-    fit = optimize.least_squares(lambda t: (_log_logarithm(t, x) - np.log(y)) * weight, start)
-    return fit.x
+    return optimize.least_squares(lambda t: (_log_logarithm(t, x) - np.log(y)) * weight, start).x
 
 
 def _log_logarithm(theta, x):
-    # Where A·log x + C is not positive there is no logarithm; a tiny value makes the miss count.
+    """log(A·log x + C); a tiny value where there is no logarithm makes the miss count."""
     return np.log(np.maximum(theta[0] * np.log(x) + theta[1], 1e-12))
 
 
@@ -294,10 +257,3 @@ def _standard_errors(theta, x, y, weight):
         return np.full(len(theta), np.inf)
     variance = np.sum(residual**2) / (len(x) - len(theta))
     return np.sqrt(variance * np.diag(np.linalg.inv(gram))) / scale
-
-
-def _aicc(residual, n_parameters):
-    n = len(residual)
-    spread = max(np.mean(residual**2), np.finfo(float).eps ** 2)  # an exact fit must not be −∞
-    penalty = 2 * n_parameters + 2 * n_parameters * (n_parameters + 1) / (n - n_parameters - 1)
-    return n * np.log(spread) + penalty

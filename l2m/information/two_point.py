@@ -35,11 +35,13 @@ def two_point_mi(
 
     I = H(first) + H(second) − H(pair), each entropy estimated by `method` from the pairs at that
     distance, both tokens in one document. (The paper takes twice the entropy of all single tokens,
-    which is the same where documents are much longer than the distance.)
+    which is the same where documents are much longer than the distance.) Returns a DataFrame
+    `distance, pairs, mi, null, mi_corrected` in nats; `mi_corrected` is `mi − null`, and both are
+    NaN without a null.
 
     Parameters
     ----------
-    documents : token ids, one integer array a document; memory-mapped ones are read in pieces. A
+    documents : token ids, one integer array per document; memory-mapped ones are read in pieces. A
         document no longer than a distance has no pairs at it, so an empty one has none at all.
     distances : d ≥ 1, in tokens.
     method : an estimator of `entropy`.
@@ -53,18 +55,11 @@ def two_point_mi(
     part : keys to sort in one go (all pairs of one first token stay together, so perhaps more).
     workers : threads, each with a part.
 
-    Returns
-    -------
-    DataFrame with the columns `distance, pairs, mi, null, mi_corrected`, in nats. `mi_corrected` is
-    `mi − null`; both are NaN without a null.
-
     Raises
     ------
-    ValueError
-        Ids that are negative or above 2^24, a distance that no document is longer than, an unknown
-        method or null.
-    TypeError
-        Ids or distances that are no integers.
+    ValueError : ids that are negative or above 2^24, a distance that no document is longer than, an
+        unknown method or null.
+    TypeError : ids or distances that are no integers.
     """
     if method not in METHODS:
         raise ValueError(f"method is one of {', '.join(METHODS)}, not {method!r}.")
@@ -91,28 +86,24 @@ def two_point_curves(
 
     Leaving out one of `groups` runs of neighbouring documents at a time tells how much a curve, or
     what is fitted to it, depends on which books there are (the delete-a-group jackknife). Files
-    sorted by author keep an author's books together.
+    sorted by author keep an author's books together. Others as in `two_point_mi`.
 
-    Returns
-    -------
-    DataFrame with the columns `left_out, distance, pairs, mi, across, within`, in nats; `left_out`
-    is −1 for the whole corpus, else the group. Other parameters and errors as for `two_point_mi`.
+    DataFrame `left_out, distance, pairs, mi, across, within`, in nats; `left_out` is −1 for the
+    whole corpus, else the group.
     """
     documents = check_documents(documents)
     if not (groups == 0 or 2 <= groups <= len(documents)):
         raise ValueError(f"groups is 0, or from 2 to {len(documents)} documents, not {groups}.")
-    everything = np.arange(len(documents))
-    kept = [everything]
-    if groups:
-        kept += [np.delete(everything, group) for group in np.array_split(everything, groups)]
+    everything = range(len(documents))
+    left_out = [[], *(np.array_split(everything, groups) if groups else [])]
     tables = []
-    for left_out, keep in enumerate(kept, -1):
-        part = [documents[index] for index in keep]
+    for group, without in enumerate(left_out, -1):
+        part = [documents[index] for index in everything if index not in without]
         table = two_point_mi(part, distances, method, "across", seed, **options)
         shuffled = shuffle(part, "within", seed)
         within = paired_mi(part, shuffled, table["distance"].tolist(), method, **options)
         table = table.rename(columns={"null": "across"}).drop(columns="mi_corrected")
-        tables.append(table.assign(within=within, left_out=left_out))
+        tables.append(table.assign(within=within, left_out=group))
     columns = ["left_out", "distance", "pairs", "mi", "across", "within"]
     return pd.concat(tables, ignore_index=True)[columns]
 
@@ -150,7 +141,7 @@ def paired_mi(
 def shuffle(documents: Documents, null: str, seed: int = 0) -> list[np.ndarray]:
     """Documents of the same lengths with the tokens that a null pairs with (see `two_point_mi`).
 
-    They are a copy in memory, two or four bytes a token.
+    They are a copy in memory, two or four bytes per token.
     """
     if null not in NULLS or null is None:
         raise ValueError(f"null is 'across', 'within', 'shift' or None, not {null!r}.")
@@ -174,27 +165,24 @@ def shuffle(documents: Documents, null: str, seed: int = 0) -> list[np.ndarray]:
 def check_documents(documents: Documents) -> list[np.ndarray]:
     """Documents as arrays of unsigned integers, 16 bits wide where the ids allow.
 
-    Raises
-    ------
-    TypeError, ValueError
-        See `two_point_mi`.
+    TypeError and ValueError as in `two_point_mi`.
     """
-    checked = []
-    for index, document in enumerate(documents):
-        ids = np.asarray(document)
+    arrays, largest = [np.asarray(document) for document in documents], 0
+    for index, ids in enumerate(arrays):
         if ids.ndim != 1:
             raise ValueError(f"Document {index} has {ids.ndim} dimensions: give a list of arrays.")
-        if len(ids) and ids.dtype.kind not in "ui":
+        if not len(ids) or ids.dtype == np.uint16:
+            continue  # nothing to look at: a memory-mapped file need not be read
+        if ids.dtype.kind not in "ui":
             raise TypeError(f"Document {index} holds {ids.dtype}, not integer token ids.")
-        if len(ids) and ids.dtype.kind == "i" and ids.min() < 0:
-            raise ValueError(f"Document {index} has a negative token id, {ids.min()}.")
-        if len(ids) and ids.dtype.itemsize > 2 and ids.max() > MAX_ID:
-            raise ValueError(f"Document {index} has the token id {ids.max()}, above {MAX_ID}.")
-        checked.append(ids)
-    wide = max(
-        (int(ids.max()) for ids in checked if ids.size and ids.dtype.itemsize > 2), default=0
-    )
-    return [ids.astype(np.uint32 if wide >= 2**16 else np.uint16, copy=False) for ids in checked]
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0:
+            raise ValueError(f"Document {index} has a negative token id, {low}.")
+        if high > MAX_ID:
+            raise ValueError(f"Document {index} has the token id {high}, above {MAX_ID}.")
+        largest = max(largest, high)
+    dtype = np.uint32 if largest >= 2**16 else np.uint16
+    return [ids.astype(dtype, copy=False) for ids in arrays]
 
 
 def _check_distances(documents: list[np.ndarray], distances: Sequence[int]) -> list[int]:

@@ -1,8 +1,10 @@
 """Which architecture keeps what of the past: the table behind `history_state`.
 
-Two small tables decide: families (which reader of `layer_memories` serves which model type), and
-what a layer type holds (all tokens, a window, a chunk; a recurrence). A model type that is in no family
-is an error, never a guess.
+Two small tables in `families.json` decide. Families: which readers of `layer_memories` serve the
+attention layers and the other layers of a model type. Layer types, older names among them: which
+tokens their attention keeps, all or the last ones, as many as the config attribute named says (a
+layer called just "attention" is RecurrentGemma's, a window); and whether they hold a recurrence or
+convolution (`recurs`). A model type that is in no family is an error, never a guess.
 """
 
 import json
@@ -16,99 +18,44 @@ from types import SimpleNamespace
 from l2m.memory import layer_memories as m
 from l2m.memory.layer_memories import Memory, read
 
-# Model type → what its attention layers keep, and what its other layers keep.
-_FAMILIES = [
-    # Attention over keys and values; local layers are told by the layer types.
-    (
-        m.keys_and_values,
-        None,
-        """afmoe apertus arcee aria_text beam biogpt bitnet bloom codegen cohere cohere2
-        cohere2_moe ctrl cwm diffllama doge dots1 ernie4_5 ernie4_5_moe exaone4 exaone_moe falcon
-        flex_olmo flint gemma gemma2 gemma3_text gemma3n_text gemma4_text gemma4_unified_text glm
-        glm4 glm4_moe gpt-sw3 gpt2 gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gpt_oss gptj
-        granite granite_swa granitemoe granitemoe_swa granitemoeshared helium hunyuan_v1_dense
-        hunyuan_v1_moe hy_v3 hyperclovax internlm3 iquestcoder jais2 jetmoe kolibri1 laguna llama
-        llama4_text mellum minimax_m2 ministral ministral3 mistral mixtral
-        modernbert-decoder mpt nanochat nemotron olmo olmo2 olmo3 olmoe opt persimmon phi phi3
-        phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 solar_open stablelm starcoder2
-        vaultgemma xglm""",
-    ),
-    (
-        m.latent,
-        None,
-        """axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa hy_v4
-        longcat_flash minicpm3 youtu""",
-    ),
-    (m.compressed, None, "deepseek_v4"),
-    # State-space models, and their mixes with attention.
-    (None, m.mamba, "mamba falcon_mamba"),
-    (None, m.mamba2, "mamba2"),
-    (None, m.log_linear_mamba2, "log_linear_mamba2"),
-    (m.keys_and_values, m.mamba, "jamba zamba"),
-    (m.keys_and_values, m.mamba2, "bamba falcon_h1 granitemoehybrid nemotron_h zamba2"),
-    # Linear attention and other recurrences, and their mixes with attention.
-    (m.keys_and_values, m.gated_delta, "olmo_hybrid qwen3_next qwen3_5_text qwen3_5_moe_text"),
-    (m.latent, m.kimi_delta, "kimi_linear bailing_hybrid"),
-    (m.keys_and_values, m.lightning, "minimax"),
-    (m.keys_and_values, m.rg_lru, "recurrent_gemma"),
-    (m.keys_and_values, m.short_conv, "lfm2 lfm2_moe"),
-    (None, m.linear_attention, "retnet gla delta_net gated_deltanet"),
-    (None, m.rwkv4, "rwkv"),
-    (None, m.rwkv7, "rwkv7"),
-    (None, m.mlstm, "xlstm"),
-]
-FAMILIES = {name: (reads, mixes) for reads, mixes, names in _FAMILIES for name in names.split()}
 
-# Model types of other packages than transformers.
-OUTSIDE = {"log_linear_mamba2", "retnet", "gla", "delta_net", "gated_deltanet", "rwkv7"}
+def _beside(name: str):
+    """What a JSON file of this folder holds."""
+    return json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
-# Layer type (older names among them) → which tokens its attention keeps, the last ones being as
-# many as the config attribute named says; and whether it holds a recurrence or convolution.
-_LAYER_TYPES = {
-    "full_attention": ("all", False),
-    "indexed_attention": ("all", False),
-    "deepseek_sparse_attention": ("all", False),
-    "global": ("all", False),
-    "sliding_attention": ("sliding_window", False),
-    "chunked_attention": ("attention_chunk_size", False),
-    "local": ("window_size", False),
-    "attention": ("attention_window_size", False),  # of RecurrentGemma; others do not have this
-    "linear_attention": (None, True),
-    "recurrent": (None, True),
-    "conv": (None, True),
-    "hybrid": ("all", True),
-    "hybrid_sliding": ("sliding_window", True),
-    "moe": (None, False),
-    "mlp": (None, False),
+
+_tables = _beside("families.json")
+FAMILIES = {  # model type → readers of its attention layers and of its other layers, or None
+    name: tuple(reader and getattr(m, reader) for reader in (family["attention"], family["other"]))
+    for family in _tables["families"]
+    for name in family["model_types"]
 }
+OUTSIDE = set(_tables["outside_transformers"])  # model types of other packages
+_LAYER_TYPES = _tables["layer_types"]
 
 
 def layer_memories(config) -> tuple[Memory, ...]:
     """Return what a decoder with this config keeps; see `history_state`."""
-    reads, mixes = FAMILIES[config.model_type]
+    attention, other = FAMILIES[config.model_type]
+    indexers = getattr(config, "indexer_types", None)  # sparse attention: layers with one, or all
     count = Counter()
     for i, (kind, layer) in enumerate(_layers(config)):
-        if reads is m.compressed:
+        if attention is m.compressed:
             count.update(m.compressed(layer, kind))
             continue
         if kind not in _LAYER_TYPES:
             raise ValueError(f"A layer of type {kind!r} ({config.model_type}) is not known here.")
-        tokens, recurs = _LAYER_TYPES[kind]
+        tokens = _LAYER_TYPES[kind].get("tokens")
         if tokens == "all":
-            count[Memory(*reads(layer))] += 1
+            count[Memory(*attention(layer))] += 1
         elif tokens:  # a window of w tokens ends with the next one: w − 1 of the past
-            count[Memory(*reads(layer), "window", read(layer, tokens) - 1)] += 1
-        if recurs:
-            count.update(mixes(layer))
-        if tokens and getattr(layer, "index_head_dim", None) and _selects(config, i):
-            count[Memory("indexer keys", layer.index_head_dim)] += 1
+            count[Memory(*attention(layer), "window", read(layer, tokens) - 1)] += 1
+        if _LAYER_TYPES[kind].get("recurs"):
+            count.update(other(layer))
+        index = tokens and getattr(layer, "index_head_dim", None)
+        if index and (not indexers or indexers[i] == "full"):
+            count[Memory("indexer keys", index)] += 1
     return tuple(replace(memory, layers=n) for memory, n in count.items())
-
-
-def _selects(config, i) -> bool:
-    """Return whether layer i of a sparse attention has an indexer of its own."""
-    indexers = getattr(config, "indexer_types", None)
-    return not indexers or indexers[i] == "full"
 
 
 def _layers(config):
@@ -133,12 +80,8 @@ def _layers(config):
 def decoder_config(source):
     """Return the decoder's config of a transformers model or config, or of a ``config.json`` dict.
 
-    Raises
-    ------
-    TypeError
-        `source` is none of these.
-    ValueError
-        An encoder-decoder, or a model type that no family lists.
+    TypeError if `source` is none of these, ValueError for an encoder-decoder, or a model type that
+    no family lists.
     """
     config = getattr(source, "config", source)
     if isinstance(config, Mapping):
@@ -175,9 +118,8 @@ def _from_dict(config: Mapping):
 
 @cache
 def architectures() -> tuple[dict, ...]:
-    """Return the public models whose sizes the book uses: ``name, id, source, config``, as facts.
+    """Return facts of public models whose sizes the chapters use: ``name, id, source, config``.
 
     ``config`` holds the entries of the model's public ``config.json`` that its history state needs.
     """
-    path = Path(__file__).with_name("architectures.json")
-    return tuple(json.loads(path.read_text(encoding="utf-8")))
+    return tuple(_beside("architectures.json"))

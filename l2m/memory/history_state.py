@@ -44,17 +44,10 @@ class HistoryState:
 def history_state(config_or_model) -> HistoryState:
     """Return what a model keeps of its past, from its config alone.
 
-    Parameters
-    ----------
-    config_or_model : PreTrainedModel, PreTrainedConfig, dict or HistoryState
-        A transformers model or config (of a multimodal model: its text decoder), a ``config.json``
-        as a dict, or a `HistoryState`, which is returned as it is.
-
-    Raises
-    ------
-    ValueError
-        For a model type that is not in the table, an encoder-decoder, or a config without a size
-        that is needed. TypeError for anything else.
+    `config_or_model` is a transformers model or config (of a multimodal model: its text decoder), a
+    ``config.json`` as a dict, or a `HistoryState`, which is returned as it is. ValueError for a
+    model type that is not in the table, an encoder-decoder, or a config without a size that is
+    needed; TypeError for anything else.
     """
     if isinstance(config_or_model, HistoryState):
         return config_or_model
@@ -64,26 +57,16 @@ def history_state(config_or_model) -> HistoryState:
 def history_state_dim(config_or_model, length):
     """Return dim(z), the number of scalars kept after `length` tokens (Def. 5.1; module docstring).
 
-    Windows, chunks and unfinished blocks count at their fullest.
-
-    Parameters
-    ----------
-    config_or_model : PreTrainedModel, PreTrainedConfig, dict or HistoryState
-        See `history_state`.
-    length : int or array of int
-        Tokens read so far. For I_BP(L/2; L) the state is that after L/2 tokens.
-
-    Returns
-    -------
-    int, or array of int
+    An int, or an array if `length` is one. For I_BP(L/2; L) the state is that after L/2 tokens.
+    Windows, chunks and unfinished blocks count at their fullest. Others as in `history_state`.
     """
     return history_state(config_or_model).dim(length)
 
 
 def history_state_bytes(config_or_model, length, dtype: str = "bfloat16"):
-    """Return the bytes of the history state when every scalar is stored as `dtype`.
+    """Return the bytes of the history state when every scalar is stored as `dtype`, a name.
 
-    Parameters and errors as in `history_state_dim`; `dtype` is a name, such as ``"float32"``.
+    Others, and errors, as in `history_state_dim`.
     """
     if dtype not in BYTES:
         raise ValueError(f"dtype is one of {', '.join(BYTES)}, not {dtype!r}.")

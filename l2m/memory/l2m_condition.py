@@ -17,7 +17,7 @@ from l2m.memory.history_state import history_state
 class Growth:
     """How the history state grows: the ``law``, its ``exponent`` in L, and the ``rate``.
 
-    The rate is in scalars a token (``"linear"``) or a doubling of L (``"logarithmic"``); of a
+    The rate is in scalars per token (``"linear"``) or per doubling of L (``"logarithmic"``); of a
     ``"bounded"`` state it is the largest size, in scalars.
     """
 
@@ -30,9 +30,9 @@ class Growth:
 class Verdict:
     """Whether the L²M condition can be met; true if it is by a single model.
 
-    ``single``: one model for all lengths (Theorem 5.4). ``series_exponent``: how the sizes of a
-    series of models, one for each length, must grow for it to meet the condition (Theorem 5.6):
-    their state times L^series_exponent. 0 where the single model already does.
+    ``single``: one model for all lengths (Theorem 5.4). ``series_exponent``: with a series of
+    models, one for each length, their state must grow by L^series_exponent to meet the condition
+    (Theorem 5.6); 0 where the single model already does.
     """
 
     single: bool
@@ -56,7 +56,9 @@ class Bound:
     @classmethod
     def discrete(cls, bits: float = 16) -> "Bound":
         """Scalars of `bits` bits: the state is one of 2^(bits·dim), so C = bits·log 2."""
-        return cls(_positive(bits, "bits") * log(2))
+        if not bits > 0:
+            raise ValueError(f"bits must be positive, not {bits!r}.")
+        return cls(bits * log(2))
 
     @classmethod
     def almost_orthogonal(cls, epsilon: float) -> "Bound":
@@ -73,7 +75,7 @@ class Bound:
 
     @classmethod
     def lipschitz(cls, epsilon: float, K_f: float, K_H: float) -> "Bound":
-        """Bounded states, continuous maps: an ε-covering leaves log(2K_f/ε) nats a scalar.
+        """Bounded states, continuous maps: an ε-covering leaves log(2K_f/ε) nats per scalar.
 
         `K_f` is the Lipschitz constant of the map from the past to a state in the unit ball, `K_H`
         that of the entropy of the future in the state; the covering costs `extra` = K_H·ε.
@@ -92,51 +94,38 @@ class Bound:
         return np.maximum(rest, 0.0) / self.C
 
 
-def _positive(value, name):
-    if not value > 0:
-        raise ValueError(f"{name} must be positive, not {value!r}.")
-    return value
-
-
 def growth(config_or_model) -> Growth:
     """Return how dim(z) grows with the length L: like L, like log L, or not at all."""
-    state = history_state(config_or_model)
-    rates = dict.fromkeys(("tokens", "levels", "bounded"), 0.0)
-    for m in state.memories:
-        kind = {"tokens": "tokens", "blocks": "tokens", "levels": "levels"}.get(m.slots, "bounded")
-        scalars = m.layers * m.width
-        rates[kind] += {"blocks": scalars / (m.size or 1), "window": scalars * m.size}.get(
-            m.slots, scalars
-        )
-    if rates["tokens"]:
-        return Growth("linear", 1.0, rates["tokens"])
-    if rates["levels"]:
-        return Growth("logarithmic", 0.0, rates["levels"])
-    return Growth("bounded", 0.0, rates["bounded"])
+    kinds = {"tokens": "linear", "blocks": "linear", "levels": "logarithmic"}
+    rates = {"linear": 0.0, "logarithmic": 0.0, "bounded": 0.0}
+    for m in history_state(config_or_model).memories:
+        scalars = m.layers * m.width  # of one slot in all layers
+        if m.slots == "blocks":
+            scalars /= m.size
+        elif m.slots == "window":
+            scalars *= m.size
+        rates[kinds.get(m.slots, "bounded")] += scalars
+    kind = next((kind for kind in rates if rates[kind]), "bounded")
+    return Growth(kind, 1.0 if kind == "linear" else 0.0, rates[kind])
 
 
 def satisfies_l2m(config_or_model, beta: float) -> Verdict:
     """Return whether a model can meet the L²M condition dim(z_{L/2}) ≿ L^β (Theorems 5.4, 5.6).
 
     The condition is necessary, not sufficient, and about growth: it says nothing of one length; for
-    that compare `history_state_dim` with `required_dim`.
-
-    Parameters
-    ----------
-    config_or_model : PreTrainedModel, PreTrainedConfig, dict or HistoryState
-        See `history_state`.
-    beta : float
-        Exponent of the data's I_BP ~ L^β, between 0 and 1.
+    that compare `history_state_dim` with `required_dim`. `config_or_model` as in `history_state`;
+    `beta` is the exponent of the data's I_BP ~ L^β, from 0 to 1, or a ValueError.
     """
     if not 0 <= beta <= 1:
         raise ValueError(f"beta is an exponent between 0 and 1, not {beta!r}.")
-    law = growth(config_or_model)
-    if law.exponent >= beta:
-        return Verdict(True, 0.0, f"its state grows like L^{law.exponent:g}, I_BP like L^{beta:g}")
-    if law.law == "logarithmic":
+    found = growth(config_or_model)
+    if found.exponent >= beta:
+        why = f"its state grows like L^{found.exponent:g}, I_BP like L^{beta:g}"
+        return Verdict(True, 0.0, why)
+    if found.law == "logarithmic":
         why = f"its state grows like log L, slower than I_BP ~ L^{beta:g}"
     else:
-        why = f"its state never exceeds {law.rate:,.0f} scalars, while I_BP ~ L^{beta:g} grows"
+        why = f"its state never exceeds {found.rate:,.0f} scalars, while I_BP ~ L^{beta:g} grows"
     return Verdict(False, float(beta), why)
 
 
@@ -145,23 +134,14 @@ def required_dim(
 ):
     """Return the least dim(z_{L/2}) with which a model can carry I_BP(L/2; L) (Theorem 5.2).
 
-    Solves I_BP = C·dim(z) + log M (+ extra) for dim(z).
+    Solves I_BP = C·dim(z) + log M (+ extra) for dim(z): a number of scalars, not rounded.
 
     Parameters
     ----------
-    length : int or array
-        L, the tokens on both sides of the split.
-    fit : callable
-        I_BP in nats as a function of L, such as a `l2m.information.scaling.PowerLaw`.
-    bound : Bound
-        The theorem's constants; 16-bit scalars by default. What models are seen to hold is far less
-        than a scalar could: ``Bound(C)`` with a measured C asks the practical question.
-    vocab_size : int, optional
-        M; without it the log M that the last token carries is left out.
-
-    Returns
-    -------
-    float or array
-        Scalars, not rounded.
+    length : L, the tokens on both sides of the split; an int or array.
+    fit : I_BP in nats as a function of L, such as a `l2m.information.scaling.PowerLaw`.
+    bound : the theorem's constants; 16-bit scalars by default. What models are seen to hold is far
+        less than a scalar could: ``Bound(C)`` with a measured C asks the practical question.
+    vocab_size : M; without it the log M that the last token carries is left out.
     """
     return (bound or Bound.discrete()).dim(fit(np.asarray(length)), vocab_size)

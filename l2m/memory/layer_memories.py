@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-# How many slots of a memory are filled after L tokens; n is the memory's own size.
+# How many slots of a memory are filled after L tokens; n is the size of its window or block.
 SLOTS = {
     "tokens": lambda L, n: L,  # one for every token
     "window": lambda L, n: np.minimum(L, n),  # the last n tokens
@@ -21,28 +21,13 @@ SLOTS = {
 
 @dataclass(frozen=True)
 class Memory:
-    """One kind of memory that a model keeps.
+    """One kind of memory that a model keeps: so many slots, one of `SLOTS`, of so many scalars."""
 
-    Attributes
-    ----------
-    what : str
-        Its name, for tables.
-    width : int
-        Scalars in a slot of one layer.
-    slots : str
-        How the slots grow with the length L: ``"tokens"`` (L), ``"window"`` (min(L, size)),
-        ``"state"`` (1), ``"levels"`` (⌊log₂ L⌋ + 1) or ``"blocks"`` (⌊L / size⌋).
-    size : int
-        Of the window or block; 0 for the others.
-    layers : int
-        Layers that keep such a memory.
-    """
-
-    what: str
-    width: int
-    slots: str = "tokens"
-    size: int = 0
-    layers: int = 1
+    what: str  # its name, for tables
+    width: int  # scalars in a slot of one layer
+    slots: str = "tokens"  # how the slots grow with the length L
+    size: int = 0  # of the window or block; 0 for the others
+    layers: int = 1  # that keep such a memory
 
     def __post_init__(self):
         if self.slots not in SLOTS:
@@ -71,19 +56,27 @@ def _heads(config) -> int:
 
 def keys_and_values(config):
     """Keys and values of the heads that are not shared between queries (MHA, GQA, MQA)."""
-    falcon_mqa = getattr(config, "multi_query", False) and not getattr(
-        config, "new_decoder_architecture", False
-    )
-    named = [getattr(config, name, None) for name in ("num_key_value_heads", "num_kv_heads")]
-    heads = 1 if falcon_mqa else next((n for n in named if n), None) or _heads(config)
-    key = getattr(config, "head_dim", None) or getattr(config, "kv_channels", None)
+
+    def given(name):
+        return getattr(config, name, None)
+
+    if given("multi_query") and not given("new_decoder_architecture"):  # Falcon
+        heads = 1
+    else:
+        heads = given("num_key_value_heads") or given("num_kv_heads") or _heads(config)
+    key = given("head_dim") or given("kv_channels")
     key = key or read(config, "hidden_size", "d_model") // _heads(config)
-    return "keys and values", heads * (key + (getattr(config, "v_head_dim", None) or key))
+    return "keys and values", heads * (key + (given("v_head_dim") or key))
 
 
 def latent(config):
     """Multi-head latent attention: the compressed keys and values, and the rotary key."""
     return "latent keys and values", config.kv_lora_rank + config.qk_rope_head_dim
+
+
+def _state(width):
+    """A recurrence keeps one state of so many scalars."""
+    return Memory("state", width, "state")
 
 
 def _conv(kernel, channels):
@@ -96,7 +89,7 @@ def mamba(config):
     expand = getattr(config, "mamba_expand", None)  # mixed models: intermediate_size is the MLP's
     inner = int(expand * config.hidden_size) if expand else read(config, "intermediate_size")
     state = inner * read(config, "mamba_d_state", "state_size")
-    return Memory("state", state, "state"), _conv(_kernel(config), inner)
+    return _state(state), _conv(read(config, "mamba_d_conv", "conv_kernel"), inner)
 
 
 def mamba2(config):
@@ -105,8 +98,8 @@ def mamba2(config):
     width = read(config, "mamba_d_head", "mamba_headdim", "mamba_head_dim", "head_dim")
     state = read(config, "mamba_d_state", "ssm_state_size", "state_size")
     groups = read(config, "mamba_n_groups", "mamba_ngroups", "n_groups")
-    conv = _conv(_kernel(config), heads * width + 2 * groups * state)
-    return Memory("state", heads * width * state, "state"), conv
+    kernel = read(config, "mamba_d_conv", "conv_kernel")
+    return _state(heads * width * state), _conv(kernel, heads * width + 2 * groups * state)
 
 
 def log_linear_mamba2(config):
@@ -115,35 +108,30 @@ def log_linear_mamba2(config):
     return replace(state, what="states by level", slots="levels"), conv
 
 
-def _kernel(config) -> int:
-    return read(config, "mamba_d_conv", "conv_kernel")
-
-
 def gated_delta(config):
     """Gated DeltaNet as in Qwen3-Next: a key × value matrix per value head, short convolutions."""
     keys = config.linear_num_key_heads * config.linear_key_head_dim
     values = config.linear_num_value_heads * config.linear_value_head_dim
     conv = _conv(config.linear_conv_kernel_dim, 2 * keys + values)
-    return Memory("state", values * config.linear_key_head_dim, "state"), conv
+    return _state(values * config.linear_key_head_dim), conv
 
 
 def kimi_delta(config):
     """Kimi delta attention: a square matrix per head, short convolutions on q, k and v."""
     heads, width = config.linear_num_heads, config.linear_head_dim
     conv = _conv(config.linear_conv_kernel_dim, 3 * heads * width)
-    return Memory("state", heads * width**2, "state"), conv
+    return _state(heads * width**2), conv
 
 
 def lightning(config):
     """Lightning attention (MiniMax): a square matrix per head."""
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return (Memory("state", config.num_attention_heads * width**2, "state"),)
+    return (_state(config.num_attention_heads * width**2),)
 
 
 def rg_lru(config):
     """RecurrentGemma's gated linear recurrence: a vector, and a short convolution."""
-    conv = _conv(config.conv1d_width, config.hidden_size)
-    return Memory("state", config.lru_width, "state"), conv
+    return _state(config.lru_width), _conv(config.conv1d_width, config.hidden_size)
 
 
 def short_conv(config):
@@ -153,19 +141,18 @@ def short_conv(config):
 
 def rwkv4(config):
     """RWKV-4: last inputs of both mixers; numerator, denominator and their shared exponent."""
-    state = 2 * config.hidden_size + 3 * config.attention_hidden_size
-    return (Memory("state", state, "state"),)
+    return (_state(2 * config.hidden_size + 3 * config.attention_hidden_size),)
 
 
 def rwkv7(config):
     """RWKV-7: a square matrix per head, and the last inputs of both mixers."""
-    return (Memory("state", read(config, "hidden_size") * (read(config, "head_dim") + 2), "state"),)
+    return (_state(read(config, "hidden_size") * (read(config, "head_dim") + 2)),)
 
 
 def mlstm(config):
     """xLSTM's matrix memory: a matrix, a normaliser and an exponent per head."""
     key, value = config.qk_head_dim, config.v_head_dim
-    return (Memory("state", config.num_heads * (key * value + key + 1), "state"),)
+    return (_state(config.num_heads * (key * value + key + 1)),)
 
 
 def linear_attention(config):
@@ -176,7 +163,7 @@ def linear_attention(config):
     gated_deltanet = config.model_type == "gated_deltanet"
     key = heads * config.head_dim if gated_deltanet else int(d * config.expand_k)
     value = int((key if gated_deltanet else d) * config.expand_v)
-    state = Memory("state", key * value // heads, "state")
+    state = _state(key * value // heads)
     return (state, _conv(config.conv_size, 2 * key + value)) if config.use_short_conv else (state,)
 
 

@@ -12,10 +12,8 @@ class EchoSource:
 
     Parameters
     ----------
-    vocab_size, size : int
-        M >= 2 and K >= 1.
-    noise : float
-        In [0, 1 − 1/M]: the probability that an echo is not its original, but another token.
+    vocab_size, size : M >= 2 and K >= 1.
+    noise : in [0, 1 − 1/M], the probability that an echo is not its original, but another token.
     """
 
     def __init__(self, vocab_size, size, noise=0.0):

@@ -21,7 +21,7 @@ def check_transition(transition, name="transition"):
     """A row-stochastic matrix as a float array, or a ValueError that says which row is wrong."""
     transition = np.asarray(transition, dtype=float)
     if transition.ndim != 2 or (transition < 0).any():
-        raise ValueError(f"{name} must be a matrix of probabilities, one row a state.")
+        raise ValueError(f"{name} must be a matrix of probabilities, one row per state.")
     wrong = np.flatnonzero(np.abs(transition.sum(axis=1) - 1) > 1e-9)
     if wrong.size:
         raise ValueError(f"Row {wrong[0]} of {name} must sum to 1: divide each row by its sum.")
@@ -29,13 +29,14 @@ def check_transition(transition, name="transition"):
 
 
 def stationary_distribution(transition):
-    """The π with πP = π of an irreducible chain, shape (S,)."""
+    """The π with πP = π of an irreducible chain, shape (S,); ValueError if there are several."""
     size = len(transition)
     balance = np.vstack([transition.T - np.eye(size), np.ones(size)])
     solution, _, rank, _ = np.linalg.lstsq(balance, np.append(np.zeros(size), 1.0))
     if rank < size:
         raise ValueError("transition has several stationary distributions: join its states.")
-    return np.clip(solution, 0, None) / np.clip(solution, 0, None).sum()
+    positive = np.clip(solution, 0, None)
+    return positive / positive.sum()
 
 
 def choose(cumulative, rng):
@@ -45,13 +46,7 @@ def choose(cumulative, rng):
 
 
 class CopySource:
-    """One token drawn uniformly, then repeated for ever (Sec. 4.4): I_TP = I_BP = ln M everywhere.
-
-    Parameters
-    ----------
-    vocab_size : int
-        M, at least 1.
-    """
+    """One of `vocab_size` tokens, then repeated for ever (Sec. 4.4): I_TP = I_BP = ln M."""
 
     def __init__(self, vocab_size):
         if vocab_size < 1:
@@ -83,12 +78,8 @@ class MarkovSource:
     """A stationary first-order Markov chain.
 
     Past and future meet in one token, so I_BP = I(W_ℓ; W_ℓ+1) at every split and length, while
-    I_TP(d) falls exponentially.
-
-    Parameters
-    ----------
-    transition : array (M, M)
-        Row i holds p(next | i). Irreducible, or a ValueError.
+    I_TP(d) falls exponentially. Row i of `transition` (M, M) holds p(next | i); a ValueError if it
+    is not irreducible.
     """
 
     def __init__(self, transition):
@@ -127,12 +118,8 @@ class MarkovSource:
 class HiddenMarkovSource:
     """A stationary hidden Markov chain: I_BP saturates below H(state) as the belief settles.
 
-    Parameters
-    ----------
-    transition : array (S, S)
-        Row i holds p(next state | state i). Irreducible, or a ValueError.
-    emission : array (S, M)
-        Row i holds p(token | state i).
+    Row i of `transition` (S, S) holds p(next state | state i), of `emission` (S, M) p(token |
+    state i); a ValueError if the chain is not irreducible.
     """
 
     RESOLUTION = 1e-5  # beliefs closer than this are merged, which changes entropies by ~1e-10
@@ -169,9 +156,9 @@ class HiddenMarkovSource:
     def block_entropy(self, length):
         """Entropies in nats of blocks of 0, 1, ..., length tokens, shape (length + 1,).
 
-        H(L) is the sum over t of E[H(W_t | belief)], where the belief is the law of the hidden
-        state given the past. Pasts that lead to the same belief are merged, each set keeping its
-        mean, so that the work follows the number of distinct beliefs and not M^L.
+        H(L) is the sum over t of E[H(W_t | belief)], where the belief is the distribution of the
+        hidden state given the past. Pasts that lead to the same belief are merged, each set keeping
+        its mean, so that the work follows the number of distinct beliefs and not M^L.
         """
         belief, weight = self.stationary[None], np.ones(1)
         increments = np.zeros(length + 1)
@@ -189,8 +176,7 @@ class HiddenMarkovSource:
         """Merge beliefs that agree to RESOLUTION, keeping their mean: a second-order error."""
         cell = np.round(belief / self.RESOLUTION)
         order = np.lexsort(cell.T)
-        new = (np.diff(cell[order], axis=0, prepend=-1) != 0).any(axis=1)
-        start = np.flatnonzero(new)
+        start = np.flatnonzero(np.diff(cell[order], axis=0, prepend=-1).any(axis=1))
         if len(start) > self.MAX_BELIEFS:
             raise ValueError("This source has too many beliefs for exact entropies: shorten it.")
         total = np.add.reduceat(weight[order], start)

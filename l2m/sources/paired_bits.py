@@ -13,28 +13,19 @@ from l2m.sources.markov import check_split, mutual_information
 
 
 class PairSource:
-    """Hierarchically paired bits. Not stationary: its law depends on the position.
+    """Hierarchically paired bits. Not stationary: its distribution depends on the position.
 
-    Aligned blocks of 2^k tokens all have the same law, so for windows that start at 0 and for
-    ℓ = L/2 = 2^k the marginal of Y needs no offset. Any other block does: pass `start`.
+    Aligned blocks of 2^k tokens are all distributed alike, so for windows that start at 0 and for
+    ℓ = L/2 = 2^k the marginal of Y needs no offset. Any other block does: pass `start`. Attribute
+    `mate`, int (2^levels · bits,), is the index of the bit that each is paired with, -1 if free.
 
     Parameters
     ----------
-    levels : int
-        The source has 2^levels positions.
-    exponent : float
-        β in (0, 1).
-    bits : int
-        Bits a token; the vocabulary has 2^bits tokens. With few bits the law is coarse at small L.
-    noise : float
-        In [0, 0.5): the probability that a copy is wrong. vCLUB is infinite at 0.
-    seed : int
-        Of the choice of pairs, which is part of the source.
-
-    Attributes
-    ----------
-    mate : int array (2^levels · bits,)
-        The index of the bit that each is paired with, -1 if it is free.
+    levels : the source has 2^levels positions.
+    exponent : β in (0, 1).
+    bits : per token; the vocabulary has 2^bits tokens. With few bits I_BP is coarse at small L.
+    noise : in [0, 0.5), the probability that a copy is wrong. vCLUB is infinite at 0.
+    seed : of the choice of pairs, which is part of the source.
     """
 
     def __init__(self, levels, exponent, bits=8, noise=0.0, seed=0):
@@ -69,13 +60,11 @@ class PairSource:
         tokens = np.asarray(tokens)
         n, length = tokens.shape
         values = (tokens[:, :, None] >> np.arange(self.bits) & 1).reshape(n, -1)
-        later, earlier = self._pairs(start, length)
+        later, earlier = (index - start * self.bits for index in self._pairs(start, length))
         result = np.full(values.shape, -np.log(2))
         with np.errstate(divide="ignore"):
             right, wrong = np.log1p(-self.noise), np.log(self.noise)
-        origin = start * self.bits
-        same = values[:, later - origin] == values[:, earlier - origin]
-        result[:, later - origin] = np.where(same, right, wrong)
+        result[:, later] = np.where(values[:, later] == values[:, earlier], right, wrong)
         return result.reshape(n, length, self.bits).sum(axis=2)
 
     def bipartite_mi(self, split, length, start=0):
@@ -92,17 +81,16 @@ class PairSource:
         """
         positions = len(self.mate) // self.bits
         later, earlier = self._pairs(0, positions)
-        linked = later // self.bits - earlier // self.bits == d
-        later, earlier = later[linked], earlier[linked]
+        token = earlier // self.bits
+        linked = later // self.bits - token == d
         spin = 1 - 2.0 * (np.arange(self.vocab_size)[:, None] >> np.arange(self.bits) & 1)
-        count = positions - d
-        joint = np.full((self.vocab_size, self.vocab_size), float(count))
-        for i in np.unique(earlier // self.bits):
-            here = earlier // self.bits == i
+        joint = np.full((self.vocab_size, self.vocab_size), float(positions - d))
+        for i in np.unique(token[linked]):
+            here = linked & (token == i)
             x, y = spin[:, earlier[here] % self.bits], spin[:, later[here] % self.bits]
             factors = 1 + (1 - 2 * self.noise) * x[:, None] * y[None]
             joint += factors.prod(axis=2) - 1
-        return mutual_information(joint / (count * self.vocab_size**2))
+        return mutual_information(joint / ((positions - d) * self.vocab_size**2))
 
     def _pairs(self, start, length):
         """Indices (later, earlier) of the pairs whose two bits lie in the block."""

@@ -3,7 +3,7 @@
 After Dębowski (2011): a token names a fact k and tells its binary value z, ``token = 2k + z``.
 Facts come up independently with Zipf's probabilities p_k ∝ k^(-1/β), so that n tokens know about
 n^β facts: I_BP ~ L^β, Hilberg's law. In the variant with a `decay` the values also flip, fact k
-with probability μ_k a step, the rare facts the more slowly: I_TP(d) ~ d^(-α) while I_BP ~ L^β
+with probability μ_k per step, the rare facts the more slowly: I_TP(d) ~ d^(-α) while I_BP ~ L^β
 still, two exponents that can be chosen apart, as in language.
 """
 
@@ -16,21 +16,14 @@ from l2m.sources.markov import check_split
 class SantaFeSource:
     """Facts with Zipf-distributed indices, told again and again. Stationary.
 
+    Attributes `probability` and `flip`, (K,), are p_k and μ_k.
+
     Parameters
     ----------
-    facts : int
-        K >= 2, the number of facts; the vocabulary has 2K tokens. I_BP saturates once L ~ K^(1/β).
-    exponent : float
-        β in (0, 1).
-    decay : float, optional
-        α in (0, 2 - β]; None keeps the facts fixed, as in the original: then I_TP is a constant.
-    rate : float
-        In (0, 1]; μ_k = (rate/2) p_k^γ with γ = (2 - β)/α, which gives I_TP its exponent α.
-
-    Attributes
-    ----------
-    probability, flip : arrays (K,)
-        p_k and μ_k.
+    facts : K >= 2, their number; the vocabulary has 2K tokens. I_BP saturates once L ~ K^(1/β).
+    exponent : β in (0, 1).
+    decay : α in (0, 2 - β]; None keeps the facts fixed, as in the original: I_TP is a constant.
+    rate : in (0, 1]; μ_k = (rate/2) p_k^γ with γ = (2 - β)/α, which gives I_TP its exponent α.
     """
 
     def __init__(self, facts, exponent, decay=None, rate=1.0):
@@ -59,29 +52,21 @@ class SantaFeSource:
         order, gap = _by_fact(fact)
         sorted_fact = np.take_along_axis(fact, order, axis=1)
         change = np.where(gap == 0, 0.5, self.change(sorted_fact, gap))
-        sorted_value = (rng.random((n, length)) < change).cumsum(axis=1) % 2
-        value = np.empty_like(fact)
-        np.put_along_axis(value, order, sorted_value, axis=1)
-        return 2 * fact + value
+        value = (rng.random((n, length)) < change).cumsum(axis=1) % 2
+        return 2 * fact + _unsorted(value, order)
 
     def recall(self, tokens):
-        """What the past says of each token, three arrays (n, T).
+        """What the past says of each token, three arrays (n, T): `fact, gap, same`.
 
-        Returns
-        -------
-        fact : which fact k the token tells.
-        gap : how many tokens ago it was last told, 0 if never.
-        same : whether it was told with the same value (False if never told).
+        Which fact k the token tells, how many tokens ago it was last told (0 if never), and whether
+        with the same value (False if never told).
         """
         tokens = np.asarray(tokens)
         fact = tokens // 2
-        order, sorted_gap = _by_fact(fact)
+        order, gap = _by_fact(fact)
         value = np.take_along_axis(tokens % 2, order, axis=1)
-        sorted_same = (sorted_gap > 0) & (np.diff(value, axis=1, prepend=0) == 0)
-        gap, same = np.empty_like(sorted_gap), np.empty_like(sorted_same)
-        np.put_along_axis(gap, order, sorted_gap, axis=1)
-        np.put_along_axis(same, order, sorted_same, axis=1)
-        return fact, gap, same
+        same = (gap > 0) & (np.diff(value, axis=1, prepend=0) == 0)
+        return fact, _unsorted(gap, order), _unsorted(same, order)
 
     def log_prob(self, tokens, start=0):
         """Per-token log-likelihoods (n, T): ln p_k, plus that of the value given its last telling.
@@ -131,6 +116,13 @@ def _by_fact(fact):
     sorted_fact = np.take_along_axis(fact, order, axis=1)
     again = np.diff(sorted_fact, axis=1, prepend=-1) == 0
     return order, np.where(again, np.diff(order, axis=1, prepend=0), 0)
+
+
+def _unsorted(values, order):
+    """Values sorted by fact, put back in the order of the text."""
+    result = np.empty_like(values)
+    np.put_along_axis(result, order, values, axis=1)
+    return result
 
 
 def _binary_mi(change):

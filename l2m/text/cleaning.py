@@ -9,7 +9,7 @@ import re
 import numpy as np
 
 TEI = "{http://www.tei-c.org/ns/1.0}"
-ONE_PARAGRAPH_A_LINE = 110  # characters: a file whose long lines are longer is not hard-wrapped
+LONG_LINE = 110  # characters: a file with longer lines is not hard-wrapped
 ENDS_PARAGRAPH = re.compile(r"""[.!?:;"')\]-]$""")
 
 
@@ -22,27 +22,21 @@ def decode(raw: bytes) -> str:
 
 
 def unwrap(text: str) -> str:
-    """Undo hard line wraps.
+    """Undo hard line wraps: the same words, one line per paragraph, blank lines between.
 
-    Parameters
-    ----------
-    text : one book, hard-wrapped or one paragraph a line, with whatever line ends and spacing.
-
-    Returns
-    -------
-    The same words, one line a paragraph, paragraphs separated by a blank line.
-
-    Notes
-    -----
+    `text` is hard-wrapped, or has one line per paragraph, with whatever line ends and spacing.
     Files with almost no blank lines mark a paragraph's end by a short last line only; there a line
     ends a paragraph if it is shorter than 0.7 of the usual width and closes a sentence.
     """
-    lines = _tidy(text).split("\n")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\ufeff", "").replace("\u00a0", " ")
+    text = re.sub(r" *\n *", "\n", re.sub(r"[ \t]+", " ", text))
+    lines = re.sub(r"\n{3,}", "\n\n", text).strip().split("\n")
     widths = [len(line) for line in lines if line]
     if not widths:
         return ""
     width = np.percentile(widths, 90)
-    if width >= ONE_PARAGRAPH_A_LINE:
+    if width >= LONG_LINE:
         return "\n\n".join(line for line in lines if line)
     few_blanks = lines.count("") < 0.05 * len(lines)
     paragraphs, current = [], []
@@ -65,25 +59,14 @@ def tei_book(xml: bytes) -> tuple[str, str, int, str]:
     from lxml import etree
 
     root = etree.fromstring(xml, parser=etree.XMLParser(recover=True, huge_tree=True))
-    paragraphs = []
-    for element in root.find(f".//{TEI}body").iter(f"{TEI}p", f"{TEI}head", f"{TEI}l"):
-        text = " ".join("".join(element.itertext()).split())
-        if text:
-            paragraphs.append(text)
+    elements = root.find(f".//{TEI}body").iter(f"{TEI}p", f"{TEI}head", f"{TEI}l")
+    paragraphs = [" ".join("".join(element.itertext()).split()) for element in elements]
     heading = root.find(f".//{TEI}titleStmt")
-    title, author = (heading.findtext(f"{TEI}{tag}", default="") for tag in ("title", "author"))
-    title = re.sub(r"\s*:[^:]*ELTeC.*$", "", " ".join(title.split()), flags=re.IGNORECASE)
-    source = root.find(f".//{TEI}sourceDesc")
-    dates = (
-        [] if source is None else ["".join(date.itertext()) for date in source.iter(f"{TEI}date")]
+    title, author = (
+        " ".join(heading.findtext(TEI + tag, default="").split()) for tag in ("title", "author")
     )
-    years = re.findall(r"\b1[5-9]\d\d\b", " ".join(dates))
-    return title, " ".join(author.split()), int(years[0]) if years else 0, "\n\n".join(paragraphs)
-
-
-def _tidy(text: str) -> str:
-    """One kind of line end, single spaces, none around line ends, one blank line at most."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = text.replace("\ufeff", "").replace("\u00a0", " ")
-    text = re.sub(r" *\n *", "\n", re.sub(r"[ \t]+", " ", text))
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
+    title = re.sub(r"\s*:[^:]*ELTeC.*$", "", title, flags=re.IGNORECASE)
+    source = root.find(f".//{TEI}sourceDesc")
+    dates = [] if source is None else source.iter(f"{TEI}date")
+    years = re.findall(r"\b1[5-9]\d\d\b", " ".join("".join(date.itertext()) for date in dates))
+    return title, author, int(years[0]) if years else 0, "\n\n".join(filter(None, paragraphs))

@@ -1,9 +1,9 @@
 """Books → documents, token arrays, and windows that start at a paragraph.
 
 A corpus is a table with the columns `short_book_title, author, publication_date, language, url,
-text`, one row a document, paragraphs separated by a blank line. By name:
+text`, one row per document, paragraphs separated by a blank line. By name:
 
-- `kjv` is embedded: the King James Bible, 66 books, a paragraph a chapter;
+- `kjv` is embedded: the King James Bible, 66 books, one paragraph per chapter;
 - `english-novels-100`, `eltec-eng`, `eltec-deu`, `eltec-fra` are read from the folder named by the
   environment variable `L2M_CORPORA`, else rebuilt from their public archives;
 - `pg19` and `wikipedia` are streamed from the Hugging Face Hub at a pinned revision;
@@ -20,16 +20,8 @@ import numpy as np
 import pandas as pd
 
 from l2m.files import digest, sha256
-from l2m.text.archives import (
-    ARCHIVES,
-    HUB,
-    KJV_TEXTS,
-    archive_table,
-    complete,
-    fingerprint_texts,
-    hub_documents,
-    king_james,
-)
+from l2m.text import archives
+from l2m.text.archives import ARCHIVES, HUB, complete
 from l2m.text.token_files import TokenFile, tokenised
 from l2m.text.windows import Windows, draw_windows
 
@@ -53,38 +45,27 @@ class Corpus:
         return self.table["short_book_title"].tolist()
 
     def tokens(self, tokenizer) -> list[np.ndarray]:
-        """Token ids of every document, without special tokens.
+        """Token ids of every document, without special tokens, by a `transformers` tokenizer.
 
-        Parameters
-        ----------
-        tokenizer : a `transformers` tokenizer.
-
-        Returns
-        -------
-        One read-only array a document, uint16 if the vocabulary allows, else uint32: slices of a
+        One read-only array per document, uint16 if the vocabulary allows, else uint32: slices of a
         memory-mapped file of the cache folder, made on the first call.
         """
         about = [[self.name, self.fingerprint, self.titles, self.table["author"].tolist()]]
         return tokenised(_books(self.name, self.table), tokenizer, about).documents()
 
     def windows(self, tokenizer, length: int, n: int, seed: int = 0) -> Windows:
-        """Windows that start at a paragraph, from as many books as possible.
+        """Draw `n` windows of `length` tokens from as many books as possible.
 
-        Books are visited in turn, in an order drawn anew each round; windows of one book do not
-        overlap. The first windows of a larger `n` are those of a smaller one. If there is one book
-        only, a warning says so, and each window counts as a book of its own.
-
-        Parameters
-        ----------
-        tokenizer : a fast `transformers` tokenizer (it must tell which characters a token covers).
-        length : tokens a window.
-        n : number of windows.
+        A window starts at a paragraph. Books are visited in turn, in an order drawn anew each
+        round; windows of one book do not overlap. The first windows of a larger `n` are those of a
+        smaller one. If there is one book only, a warning says so, and each window counts as a book
+        of its own. The `transformers` tokenizer must be fast: it tells which characters a token
+        covers.
 
         Raises
         ------
-        ValueError
-            If the corpus does not hold `n` such windows (the message says how many it does), or
-            `length` or `n` is not positive.
+        ValueError : the corpus does not hold `n` such windows (the message says how many it does),
+            or `length` or `n` is not positive.
         """
         if length < 1 or n < 1:
             raise ValueError(f"Windows need length ≥ 1 and n ≥ 1, not {length} and {n}.")
@@ -105,40 +86,40 @@ class Corpus:
 
 
 def load_corpus(name_or_path: str | Path, limit: int | None = None) -> Corpus:
-    """A corpus by name, or from a `.txt` or `.parquet` file or a folder of them.
+    """A corpus by name (see the top of this module), or from files.
 
-    Parameters
-    ----------
-    name_or_path : see the top of this module. A `.txt` file is one document; a `.parquet` file
-        needs a column `text`, a row being a document.
-    limit : first documents to keep; all of them if None (PG19: 28,602 books, 11 GB of text).
+    Of files, a `.txt` is one document; a `.parquet` needs a column `text`, one document per row.
+    `limit` is how many documents to keep, the first ones; None keeps all (PG19: 28,602 books, 11 GB
+    of text).
 
     Raises
     ------
-    FileNotFoundError
-        No such corpus, or its package is not installed.
-    ConnectionError
-        It has to come from the network, which is not there.
-    ValueError
-        A file is empty, not UTF-8, has no column `text`, or is not the one that was pinned.
+    FileNotFoundError : no such corpus, or its package is not installed.
+    ConnectionError : it has to come from the network, which is not there.
+    ValueError : a file is empty, not UTF-8, not the pinned one, or has no column `text`.
     """
     name = str(name_or_path)
     if limit is not None and limit < 1:
         raise ValueError(f"limit is a number of documents, at least 1, not {limit}.")
     if name in HUB:
-        rows = itertools.islice(hub_documents(name), limit)
+        rows = itertools.islice(archives.hub_documents(name), limit)
         table, texts = complete(pd.DataFrame(rows)), fingerprint(name)
     elif name == "kjv":
-        table, texts = king_james(), KJV_TEXTS
+        table, texts = archives.king_james(), archives.KJV_TEXTS
     elif name in ARCHIVES:
-        table, texts = archive_table(name)
+        table, texts = archives.archive_table(name)
     else:
-        table = _read_path(Path(name))
-        texts = fingerprint_texts(table["text"])
-    if limit is not None:
-        table = table.head(limit)
-        texts = f"{texts}[:{limit}]"
-    return Corpus(name, table, texts)
+        if not Path(name).exists():
+            names = ", ".join(["kjv", *ARCHIVES, *HUB])
+            raise FileNotFoundError(
+                f"There is no corpus, file or folder {name!r}: give the path of a .txt or "
+                f".parquet file or of a folder of them, or one of {names}."
+            )
+        table = pd.concat(map(_read_file, text_files(name)), ignore_index=True)
+        texts = archives.fingerprint_texts(table["text"])
+    if limit is None:
+        return Corpus(name, table, texts)
+    return Corpus(name, table.head(limit), f"{texts}[:{limit}]")
 
 
 def fingerprint(name_or_path: str | Path, limit: int | None = None) -> str:
@@ -147,7 +128,7 @@ def fingerprint(name_or_path: str | Path, limit: int | None = None) -> str:
     The sha256 of the texts; for a Hub id its pinned revision; with a `limit`, that too.
     """
     name = str(name_or_path)
-    known = {"kjv": KJV_TEXTS} | {key: archive.texts for key, archive in ARCHIVES.items()}
+    known = {"kjv": archives.KJV_TEXTS} | {key: archive.texts for key, archive in ARCHIVES.items()}
     known |= {key: f"{hub['path']}@{hub['revision']}" for key, hub in HUB.items()}
     if name not in known:
         return load_corpus(name, limit).fingerprint
@@ -166,11 +147,9 @@ def token_file(names, tokenizer, limit: int | None = None) -> TokenFile:
 
     Raises
     ------
-    FileNotFoundError, ConnectionError, ValueError
-        As `load_corpus` raises them; ValueError also for a slow tokenizer, or one without a token
-        that could begin a sequence.
-    RuntimeError
-        If the file is damaged, or another process is making it.
+    FileNotFoundError, ConnectionError, ValueError : as `load_corpus` raises them; ValueError also
+        for a slow tokenizer, or one without a token that could begin a sequence.
+    RuntimeError : the file is damaged.
     """
     if not tokenizer.is_fast:
         raise ValueError("this is no fast tokenizer: it cannot say where paragraphs start")
@@ -185,11 +164,11 @@ def _documents(names, limit) -> Iterator[tuple[dict, str]]:
     """Yield (what it is, text) of every book, corpus after corpus, never a whole one at once."""
     for name in map(str, names):
         if name in HUB:
-            tables = (complete(pd.DataFrame([row])) for row in hub_documents(name))
+            tables = (complete(pd.DataFrame([row])) for row in archives.hub_documents(name))
         elif Path(name).is_dir():
-            tables = (_read_file(file) for file in text_files(name))
+            tables = map(_read_file, text_files(name))
         else:
-            tables = iter([load_corpus(name).table])
+            tables = [load_corpus(name).table]
         books = (book for table in tables for book in _books(name, table))
         yield from itertools.islice(books, limit)
 
@@ -202,29 +181,16 @@ def _books(name, table) -> Iterator[tuple[dict, str]]:
 
 def _identity(name) -> str:
     """What identifies a corpus, titles included, without keeping it in memory."""
-    if Path(name).exists():
-        root = Path(name)
-        return digest([[str(file.relative_to(root)), sha256(file)] for file in text_files(root)])
-    return fingerprint(name)
-
-
-def _read_path(path: Path) -> pd.DataFrame:
-    if not path.exists():
-        names = ", ".join(["kjv", *ARCHIVES, *HUB])
-        raise FileNotFoundError(
-            f"There is no corpus, file or folder {str(path)!r}: give the path of a .txt or "
-            f".parquet file or of a folder of them, or one of {names}."
-        )
-    return pd.concat([_read_file(file) for file in text_files(path)], ignore_index=True)
+    root = Path(name)
+    if not root.exists():
+        return fingerprint(name)
+    return digest([[str(file.relative_to(root)), sha256(file)] for file in text_files(root)])
 
 
 def text_files(path: str | Path) -> list[Path]:
     """The `.txt` and `.parquet` files of a folder, sorted by path; or the one that is named.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there are none.
+    FileNotFoundError if there are none.
     """
     path = Path(path)
     files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
@@ -248,12 +214,8 @@ def _read_file(file: Path) -> pd.DataFrame:
         except UnicodeDecodeError as error:
             raise ValueError(f"{file} is not UTF-8 ({error}): convert it.") from error
         table = pd.DataFrame({"short_book_title": [file.stem], "text": [text]})
-    empty = [
-        row
-        for row, text in enumerate(table["text"])
-        if not (isinstance(text, str) and text.strip())
-    ]
-    if empty or table.empty:
-        where = "" if file.suffix == ".txt" or table.empty else f" in row {empty[0]}"
+    full = [isinstance(text, str) and bool(text.strip()) for text in table["text"]]
+    if not all(full) or table.empty:
+        where = "" if file.suffix == ".txt" or table.empty else f" in row {full.index(False)}"
         raise ValueError(f"{file} is empty{where}: a document needs text.")
     return complete(table)

@@ -15,15 +15,13 @@ class Sequences:
 
     Parameters
     ----------
-    file : token file.
-    length : L, tokens a sequence.
+    length : L, tokens per sequence.
     seed : of cuts and order.
-    books : indices of the books; all when None.
+    books : indices of the books in the token file; all when None.
 
     Raises
     ------
-    ValueError
-        If no book holds such a sequence.
+    ValueError : no book holds such a sequence.
     """
 
     def __init__(self, file: TokenFile, length: int, seed: int = 0, books=None):
@@ -44,8 +42,7 @@ class Sequences:
         starts, owner = [], []
         for book in self.books:
             paragraphs = self._paragraphs[book]
-            last = self.file.books.at[book, "end"] - self.length
-            paragraphs = paragraphs[paragraphs <= last]
+            paragraphs = paragraphs[paragraphs + self.length <= self.file.books.at[book, "end"]]
             if not len(paragraphs):
                 continue
             early = np.searchsorted(paragraphs, paragraphs[0] + self.length)

@@ -1,7 +1,7 @@
-"""What two sides of a split have in common, word for word: a held-out book must not be read before.
+"""What held-out books have in common with training books, word for word.
 
-Every run of tokens of one book is looked for in the others by a hash of its own, of which one in a
-few is kept, the same ones in all books.
+A held-out book must not be read before. Every run of tokens of one book is looked for in the others
+by a hash of its own, of which one in a few is kept, the same ones in all books.
 """
 
 import numpy as np
@@ -15,13 +15,10 @@ TOLERATED = 0.01  # share of a held-out book's shingles that a training book may
 
 
 def overlaps(file: TokenFile, training, held_out) -> pd.DataFrame:
-    """What held-out books have in common with training books, word for word.
+    """What held-out books share with training books: DataFrame `held_out, training, share`.
 
-    Returns
-    -------
-    DataFrame `held_out, training, share`: titles, and the share of the held-out book's runs of
-    `SHINGLE` tokens that the training book has too; pairs that have any, the largest first. One
-    run in `SAMPLED` is looked at.
+    Titles, and the share of the held-out book's runs of `SHINGLE` tokens that the training book has
+    too; pairs that have any, the largest first. One run in `SAMPLED` is looked at.
     """
     weight = np.random.default_rng(0).integers(0, 2**64, file.vocab_size, np.uint64)
     own = [_shingles(file, book, weight) for book in held_out]
@@ -39,21 +36,14 @@ def overlaps(file: TokenFile, training, held_out) -> pd.DataFrame:
 
 
 def require_apart(file: TokenFile, training, held_out) -> pd.DataFrame:
-    """`overlaps`, and an error if a held-out book is partly in the training books.
-
-    Raises
-    ------
-    ValueError
-        Naming the books of which more than `TOLERATED` is the same.
-    """
+    """`overlaps`, and a ValueError naming the books of which more than `TOLERATED` is the same."""
     table = overlaps(file, training, held_out)
     same = table[table["share"] > TOLERATED]
     if len(same):
         pairs = [f"{a!r} has {share:.0%} in {b!r}" for a, b, share in same.head(5).values]
         raise ValueError(
             f"{len(same)} pairs of a held-out and a training book have text in common "
-            f"({'; '.join(pairs)}): exclude one of each (`exclude`), or split with "
-            "another seed"
+            f"({'; '.join(pairs)}): exclude one of each (`exclude`), or hold out with another seed"
         )
     return table
 
@@ -66,11 +56,9 @@ def _shingles(file: TokenFile, book: int, weight: np.ndarray) -> np.ndarray:
     start, end = file.books.loc[book, ["start", "end"]]
     if end - start < SHINGLE:
         return np.empty(0, np.uint64)
-    base = 0x9E3779B97F4A7C15  # odd, so that it has an inverse
-    step = np.full(end - start + 1, base, np.uint64)
-    back = np.full(end - start + 1, pow(base, -1, 2**64), np.uint64)
-    step[0] = back[0] = 1
-    total = np.zeros(end - start + 1, np.uint64)
-    np.cumsum(weight[file.tokens[start:end]] * np.cumprod(step)[:-1], out=total[1:])
+    base = 0x9E3779B97F4A7C15  # B: odd, so that it has an inverse
+    step, back = (np.full(end - start, b, np.uint64) for b in (base, pow(base, -1, 2**64)))
+    step[0] = back[0] = 1  # their cumulative products are the powers B^i and B^-i
+    total = np.append(np.uint64(0), np.cumsum(weight[file.tokens[start:end]] * np.cumprod(step)))
     hashes = (total[SHINGLE:] - total[:-SHINGLE]) * np.cumprod(back)[: len(total) - SHINGLE]
     return np.unique(hashes[hashes >> np.uint64(40) < 2**24 // SAMPLED])

@@ -43,7 +43,7 @@ class TokenFile:
 
     @cached_property
     def books(self) -> pd.DataFrame:
-        """One row a document: `corpus, title, author, start, end` (tokens of the file)."""
+        """One row per document: `corpus, title, author, start, end` (tokens of the file)."""
         return pd.DataFrame(self.manifest["books"])
 
     @property
@@ -74,24 +74,14 @@ class TokenFile:
         """Indices of the books to train on and of the `n` ones that are kept from it.
 
         A book's place in the draw depends on the seed, its author and title alone, so a larger
-        corpus, or another order, keeps most of the choice.
-
-        Parameters
-        ----------
-        exclude : titles of books that are used for neither.
-
-        Raises
-        ------
-        ValueError
-            If nothing is left to train on, or a title is not there.
+        corpus, or another order, keeps most of the choice. Books with a title in `exclude` are used
+        for neither. ValueError if nothing is left to train on, or a title is not there.
         """
         titles = self.books["title"]
         if unknown := set(exclude) - set(titles):
             raise ValueError(f"no book to exclude is called {', '.join(sorted(unknown))}")
-        keys = [
-            hashlib.sha256(f"{seed}|{author}|{title}".encode()).hexdigest()
-            for author, title in zip(self.books["author"], titles, strict=True)
-        ]
+        names = f"{seed}|" + self.books["author"] + "|" + titles
+        keys = [hashlib.sha256(name.encode()).hexdigest() for name in names]
         order = [i for i in np.argsort(keys, kind="stable") if titles[i] not in exclude]
         if not 0 < n < len(order):
             raise ValueError(
@@ -112,8 +102,7 @@ def tokenised(documents: Iterable, tokenizer, about) -> TokenFile:
 
     Raises
     ------
-    RuntimeError
-        If the file is damaged. One that another process is making is waited for.
+    RuntimeError : the file is damaged. One that another process is making is waited for.
     """
     about = {"tokenizer": tokenizer_key(tokenizer), "corpora": about}
     folder = cache_dir() / "tokens" / digest(about)[:16]
@@ -127,12 +116,7 @@ def tokenised(documents: Iterable, tokenizer, about) -> TokenFile:
 def open_tokens(folder: str | Path) -> TokenFile:
     """Open a token file and check it.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
-    RuntimeError
-        If it is not what its manifest says.
+    FileNotFoundError if there is none, RuntimeError if it is not what its manifest says.
     """
     folder = Path(folder)
     if not (folder / "manifest.json").exists():
@@ -171,10 +155,12 @@ def _make(folder: Path, documents, tokenizer, about) -> None:
     rest = itertools.islice(documents, len(books), None)
     bar = tqdm(_encoded(rest, tokenizer), "tokens", len(books), unit="book", delay=5)
     with (
-        _appending(partial / "tokens.bin", end * dtype.itemsize) as tokens,
-        _appending(partial / "paragraphs.bin", n * 8) as paragraphs,
+        open(partial / "tokens.bin", "ab") as tokens,
+        open(partial / "paragraphs.bin", "ab") as paragraphs,
         open(journal, "a", encoding="utf-8") as lines,
     ):
+        tokens.truncate(end * dtype.itemsize)  # what is left of a book that was not finished
+        paragraphs.truncate(n * 8)
         for about_book, ids, starts in bar:
             tokens.write(np.asarray(ids, dtype).tobytes())
             paragraphs.write(np.asarray(starts + end, np.int64).tobytes())
@@ -205,34 +191,19 @@ def _journal(path: Path) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-def _appending(path: Path, size: int):
-    """Open a file for writing after its first `size` bytes."""
-    path.touch()
-    os.truncate(path, size)
-    return open(path, "ab")
-
-
 def _encoded(documents, tokenizer):
     """Yield of every document what it is, its ids (n,), the tokens at which paragraphs start."""
     size = max(8, os.cpu_count() or 1)  # a fast tokenizer takes a batch on all cores
+    options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
     documents = iter(documents)
     while batch := list(itertools.islice(documents, size)):
-        texts = [text for _, text in batch]
-        options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-        encoded = tokenizer(texts, **options)
+        encoded = tokenizer([text for _, text in batch], **options)
         for row, (about, text) in enumerate(batch):
-            at = _paragraphs(text, encoded.encodings[row]) if encoded.encodings else np.empty(0)
-            yield about, encoded["input_ids"][row], at
-
-
-def _paragraphs(text, encoding):
-    """The tokens at which a text's paragraphs start, where one does start there."""
-    first = np.array(encoding.offsets, np.int64).reshape(-1, 2)[:, 0]
-    chars = paragraph_starts(text)
-    at = np.searchsorted(first, chars)
-    inside = at < len(first)
-    at, chars = at[inside], chars[inside]
-    return at[first[at] == chars]  # none within a token
+            starts = np.empty(0)
+            if encoded.encodings:  # a paragraph that starts within a token is left out
+                first = [begin for begin, _ in encoded.encodings[row].offsets]
+                starts = np.intersect1d(first, paragraph_starts(text), return_indices=True)[1]
+            yield about, encoded["input_ids"][row], starts
 
 
 def _bos(tokenizer) -> int | None:

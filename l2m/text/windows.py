@@ -9,9 +9,8 @@ from l2m.text.token_files import paragraph_starts
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of equal length: `tokens` (n, length) int64, `groups` (n,) the index of each one's
-    book (of a single document: each its own), `starts` (n,) the character of that book at which it
-    starts."""
+    """`tokens` (n, length) int64; `groups` (n,) the index of each window's book (of a single
+    document: each its own); `starts` (n,) the character of that book at which it starts."""
 
     tokens: np.ndarray
     groups: np.ndarray
@@ -44,26 +43,23 @@ class _Paragraphs:
         self.starts = rng.permutation(paragraph_starts(text)).tolist()
         self.taken: list[tuple[int, int]] = []
 
+    def free(self, start: int, end: int) -> bool:
+        """Whether no window has any of these characters."""
+        return not any(start < last and first < end for first, last in self.taken)
+
     def next(self) -> int | None:
         """First character of a paragraph that no window covers, None if there is no more."""
         while self.starts:
             start = self.starts.pop()
-            if not any(first <= start < last for first, last in self.taken):
+            if self.free(start, start + 1):
                 return start
         return None
-
-    def take(self, start: int, end: int) -> bool:
-        """Take these characters, unless a window has some of them."""
-        free = not any(start < last and first < end for first, last in self.taken)
-        if free:
-            self.taken.append((start, end))
-        return free
 
 
 def _one_each(books: list[_Paragraphs], order: list[int], length: int, tokenizer) -> dict:
     """One further window of each book of `order`: (first character, ids), None if it has no more.
 
-    All books at once, since a fast tokenizer encodes a batch on all cores.
+    All books at once: a fast tokenizer encodes a batch on all cores.
     """
     found: dict[int, tuple[int, list[int]] | None] = {}
     while missing := [book for book in order if book not in found]:
@@ -73,15 +69,16 @@ def _one_each(books: list[_Paragraphs], order: list[int], length: int, tokenizer
         texts = [books[book].text for book in asked]
         encoded = _first_tokens(texts, [starts[book] for book in asked], length, tokenizer)
         for book, (ids, end) in zip(asked, encoded, strict=True):
-            if ids and books[book].take(starts[book], end):
+            if ids and books[book].free(starts[book], end):
+                books[book].taken.append((starts[book], end))
                 found[book] = (starts[book], ids)
     return found
 
 
 def _first_tokens(texts: list[str], starts: list[int], length: int, tokenizer) -> list:
-    """The first `length` tokens of each text from a character on, and the character they end at.
+    """The first `length` tokens of each text from a character on, none if it has too few.
 
-    No tokens for a text that has too few.
+    With them, the character at which they end.
     """
     spare = 16  # the last tokens of a cut text may be cut as well
     out: list = [None] * len(texts)
