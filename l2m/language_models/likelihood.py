@@ -4,12 +4,12 @@
     prefix   the window in pieces, its cache copied at each split: recurrent and hybrid models
     whole    every sequence from its beginning: any causal model
 
-All three read the model's last hidden states and turn them into log-probabilities of the target
-tokens in chunks, so logits of shape [batch, tokens, vocabulary] never exist; the softmax is taken
-in fp32.
+All three turn the model's last hidden states into log-probabilities of the target tokens in chunks,
+so logits of shape (b, T, M) never exist; the softmax is taken in fp32.
 """
 
 import copy
+import inspect
 from itertools import pairwise
 
 import numpy as np
@@ -20,15 +20,9 @@ LOGITS_BYTES = 1 << 29  # of fp32 logits at a time; a copy of them may live besi
 
 
 def packed(model, windows, partners, splits, ratio, bos, attention: PackedAttention) -> dict:
-    """All log-likelihoods of a batch in one packed pass.
+    """All log-likelihoods of `windows` (b, T), with `partners` (k, b, T), in one packed pass.
 
-    Parameters
-    ----------
-    windows : LongTensor of shape (b, T); `partners` : LongTensor of shape (k, b, T).
-
-    Returns
-    -------
-    dict of float32 tensors: `("joint",)` (b, T), `("marginal", ℓ)` and `("shuffled", ℓ, k)` (b, m).
+    Returns float32 tensors: `("joint",)` (b, T), `("marginal", ℓ)` and `("shuffled", ℓ, k)` (b, m).
     """
     import torch
 
@@ -55,8 +49,11 @@ def prefix(model, windows, partners, splits, ratio, bos, attention=None) -> dict
             tokens = row[:, begin:end]
             piece, cache = hidden_states(model, input_ids=tokens, cache=cache or True)
             hidden.append(piece)
-        for k, partner in enumerate(partners if split is not None else ()):
-            m = continuation_length(length, split, ratio)
+        if split is None:
+            break
+        m = continuation_length(length, split, ratio)
+        out["marginal", split] = sequences(model, windows[:, split : split + m], bos)
+        for k, partner in enumerate(partners):
             tokens, last = partner[:, split : split + m], hidden[-1][:, -1:]
             if m > 1:
                 own = copy.deepcopy(cache)
@@ -64,9 +61,6 @@ def prefix(model, windows, partners, splits, ratio, bos, attention=None) -> dict
                 last = torch.cat([last, branch], 1)
             out["shuffled", split, k] = log_likelihood(model, last, tokens)
     out["joint",] = log_likelihood(model, torch.cat(hidden, 1), windows)
-    for split in splits:
-        m = continuation_length(length, split, ratio)
-        out["marginal", split] = sequences(model, windows[:, split : split + m], bos)
     return out
 
 
@@ -103,7 +97,8 @@ def hidden_states(model, *, cache=None, **inputs):
     inner = body(model)
     if cache is None:
         return inner(**inputs, use_cache=False).last_hidden_state
-    name = "cache_params" if "cache_params" in _parameters(inner) else "past_key_values"
+    takes = inspect.signature(inner.forward).parameters
+    name = "cache_params" if "cache_params" in takes else "past_key_values"
     if cache is not True:
         inputs[name] = cache
     out = inner(**inputs, use_cache=True)
@@ -133,7 +128,7 @@ def _pick(logits, wanted):
 
 
 def _logits(model, head, hidden):
-    """fp32 logits (t, vocabulary), with the scalings and caps some families put after the head."""
+    """fp32 logits (t, M), with the scalings and caps that some families put after the head."""
     import torch
 
     reduced = hidden.dtype in (torch.bfloat16, torch.float16)
@@ -144,13 +139,9 @@ def _logits(model, head, hidden):
     else:
         logits = head(hidden).float()
     config = model.config.get_text_config()
-    for name, inverse in (
-        ("logit_scale", False),
-        ("lm_head_multiplier", False),
-        ("logits_scaling", True),
-    ):
+    for name in ("logit_scale", "lm_head_multiplier", "logits_scaling"):
         if (scale := getattr(config, name, None)) is not None:
-            logits = logits / scale if inverse else logits * scale
+            logits = logits / scale if name == "logits_scaling" else logits * scale
     for name in ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap"):
         if (cap := getattr(config, name, None)) is not None:
             logits = cap * torch.tanh(logits / cap)
@@ -165,14 +156,8 @@ def body(model):
     return getattr(inner, "language_model", inner)
 
 
-def _parameters(module):
-    import inspect
-
-    return inspect.signature(module.forward).parameters
-
-
 def disagreement(model, values: dict, windows, partners, bos) -> float:
-    """Largest difference, nats a token, from whole passes through the model's own forward.
+    """Largest difference, nats per token, from whole passes through the model's own forward.
 
     Each value of a batch is compared with an unpacked sequence scored by `model(...)` itself, head
     and all, at positions few enough that the logits stay within `LOGITS_BYTES`. In bf16 and fp16
@@ -183,27 +168,25 @@ def disagreement(model, values: dict, windows, partners, bos) -> float:
 
     start = torch.full_like(windows[:, :1], bos)
     budget = LOGITS_BYTES // (4 * len(windows) * model.get_output_embeddings().weight.shape[0])
+    some_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
     differences: dict[str, list] = {}
-    for key, got in values.items():
-        m = got.shape[1]
-        if key[0] == "joint":
-            tokens = windows
-        elif key[0] == "marginal":
-            tokens = windows[:, key[1] : key[1] + m]
-        else:
-            partner = partners[key[2]][:, key[1] : key[1] + m]
-            tokens = torch.cat([windows[:, : key[1]], partner], 1)
+    for (kind, *which), got in values.items():
+        m, split = got.shape[1], which[0] if which else 0
+        tokens = windows[:, split : split + m]
+        if kind == "shuffled":
+            partner = partners[which[1]][:, split : split + m]
+            tokens = torch.cat([windows[:, :split], partner], 1)
         first = tokens.shape[1] - m
         at = np.unique(np.linspace(first, tokens.shape[1] - 1, max(1, min(m, budget))).astype(int))
         at = torch.as_tensor(at, device=tokens.device)
         inputs = torch.cat([start, tokens[:, :-1]], 1)
-        if "logits_to_keep" in _parameters(model):
+        if some_logits:
             logits = model(inputs, use_cache=False, logits_to_keep=at).logits
         else:
             logits = model(inputs, use_cache=False).logits[:, at]
         expected = logits.float().log_softmax(-1).gather(2, tokens[:, at, None])[..., 0]
         difference = (expected - got[:, at - first]).abs().flatten()
-        differences.setdefault(key[0], []).append(difference)
+        differences.setdefault(kind, []).append(difference)
     exact = next(model.parameters()).dtype in (torch.float32, torch.float64)
     summary = torch.max if exact else torch.mean
     return max(float(summary(torch.cat(parts))) for parts in differences.values())
