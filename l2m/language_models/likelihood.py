@@ -33,7 +33,7 @@ def packed(model, windows, partners, splits, ratio, bos, attention: PackedAttent
     with attention.installed(model):
         hidden = hidden_states(model, input_ids=row[:, layout.inputs], position_ids=positions)
     values = log_likelihood(model, hidden[:, layout.sources], row[:, layout.targets])
-    return {key: values[:, where] for key, where in layout.outputs.items()}
+    return {name: values[:, run.start : run.stop] for name, run in layout.branches.items()}
 
 
 def prefix(model, windows, partners, splits, ratio, bos, attention=None) -> dict:

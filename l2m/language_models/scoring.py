@@ -4,10 +4,11 @@ A window W_{1:T} is cut at each split ℓ into X = W_{1:ℓ} and Y = W_{ℓ+1:r�
 are wanted of every token of Y (Eqs. 6 and 7 of {cite:t}`chen2025l2m`): after X (`joint`), after BOS
 alone (`marginal`), and, for the continuation Y' of a *partner* window, after X (`shuffled`).
 
-`score` gets them from one packed pass a window (`packing`), or from the best exact way that the
+`score` gets them from one packed pass per window (`packing`), or from the best exact way that the
 model allows (`likelihood`). `score_whole` is the naive twin, for any density whatever.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ from l2m.language_models.packing import (
 )
 
 COMPILE_FROM = 1 << 26  # packed tokens; compiling layers takes as long as 2^25 of them without
-TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "bfloat16": 0.05, "float16": 0.01}  # nats a token
+TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "bfloat16": 0.05, "float16": 0.01}  # nats per token
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Scores:
     ----------
     joint : (n, T), log q(w_t | BOS, w_<t).
     marginal : for every split ℓ, (n, m): log q(w_{ℓ+j} | BOS, w_{ℓ+1} … w_{ℓ+j−1}).
-    shuffled : for every split ℓ, (n, m), or (k, n, m) with k partners a window: the partner's
+    shuffled : for every split ℓ, (n, m), or (k, n, m) with k partners per window: the partner's
         continuation after the own first ℓ tokens.
     partners : (n,) or (k, n), the index of the window whose continuation was borrowed.
     ratio : r = L/ℓ at most; every smaller one can be read from the same numbers.
@@ -102,18 +103,15 @@ def score_whole(log_prob, windows, splits, ratio=2, partners=None, groups=None) 
         (and given BOS, if the density has one).
     windows, splits, ratio, partners, groups : as in `score`.
     """
-    windows, groups = _tokens_and_groups(windows, groups)
-    windows, splits, partners = _checked(windows, splits, ratio, partners, groups, 1, 0)
+    windows, groups, splits, partners = _checked(windows, groups, splits, ratio, partners, 1, 0)
     marginal, shuffled = {}, {}
     for split in splits:
         end = split + continuation_length(windows.shape[1], split, ratio)
         marginal[split] = np.asarray(log_prob(windows[:, split:end]))
-        swapped = [
-            np.concatenate([windows[:, :split], windows[row, split:end]], 1)
-            for row in np.atleast_2d(partners)
-        ]
+        x = windows[:, :split]
+        swapped = [np.hstack([x, windows[row, split:end]]) for row in np.atleast_2d(partners)]
         values = np.stack([np.asarray(log_prob(tokens))[:, split:] for tokens in swapped])
-        shuffled[split] = values if partners.ndim == 2 else values[0]
+        shuffled[split] = values.reshape(*partners.shape, -1)
     return Scores(np.asarray(log_prob(windows)), marginal, shuffled, partners, ratio, groups)
 
 
@@ -149,7 +147,7 @@ def score(
     bos_token_id : the token every sequence starts with; by default the model's own.
     groups : (n,) book of each window; those of `Corpus.windows` by default.
     method : "packed", "prefix", "whole" (see `likelihood`), or "auto": the first that is exact.
-    batch_size : windows a pass; by default as many as suit the device.
+    batch_size : windows per pass; by default as many as suit the device.
     compile_layers : on a GPU, compile the model's layers for this shape: a minute once, then half
         as fast again. By default if there is enough to score that it pays.
     check : windows of the first batch that are compared with whole passes; 0 for none.
@@ -169,14 +167,14 @@ def score(
 
     from l2m.language_models.shards import Shards
 
-    windows, groups = _tokens_and_groups(windows, groups)
-    windows, splits, partners = _checked(
-        windows, splits, ratio, partners, groups, n_partners, seed, model
+    windows, groups, splits, partners = _checked(
+        windows, groups, splits, ratio, partners, n_partners, seed, model
     )
     bos = _bos(model, bos_token_id)
     n, length = windows.shape
     device = model.get_input_embeddings().weight.device
-    shape = length, tuple(splits), ratio, len(np.atleast_2d(partners))
+    partner_rows = np.atleast_2d(partners)  # (k, n)
+    shape = length, tuple(splits), ratio, len(partner_rows)
     packed_length = layout(*shape).length
     if compile_layers is None:
         compile_layers = n * packed_length >= COMPILE_FROM
@@ -190,8 +188,7 @@ def score(
         wanted = len(rows)
         if device.type == "cuda":  # one shape for all batches, so that layers compile once
             rows = np.resize(rows, batch_size)
-        own = tokens[rows].to(device)
-        others = torch.stack([tokens[row[rows]] for row in np.atleast_2d(partners)]).to(device)
+        own, others = tokens[rows].to(device), tokens[partner_rows[:, rows]].to(device)
         try:
             values = way(model, own, others, splits, ratio, bos, attention)
         except torch.OutOfMemoryError as error:
@@ -202,51 +199,33 @@ def score(
         values = {key: x[:wanted] for key, x in values.items()}
         return values, own[:wanted], others[:, :wanted]
 
-    with torch.inference_mode():
-        settings = {
-            "windows": windows,
-            "partners": partners,
-            "splits": splits,
-            "ratio": ratio,
-            "bos_token_id": bos,
-            "method": method,
-            "batch_size": batch_size,
-            "compile_layers": attention.compile_layers,
-            "device": device.type,
-        }
-        with Shards(folder, model, settings, size=4 * batch_size, repair=repair) as shards:
-            missing = shards.missing()
-            if missing:  # nothing is left to check of a finished folder
-                way = _exact_way(model, method, batch, np.arange(min(check, batch_size, n)), bos)
-            bar = tqdm(total=n, initial=shards.done, unit="window", disable=not progress)
-            for number, rows in missing.items():
-                parts = []
-                for i in range(0, len(rows), batch_size):
-                    values, *_ = batch(way, rows[i : i + batch_size])
-                    parts.append({key: x.float().cpu().numpy() for key, x in values.items()})
-                    bar.update(len(rows[i : i + batch_size]))
-                scored = {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
-                shards.write(number, scored)
-            bar.close()
-            values = shards.merged()
-    shuffled = {
-        split: np.stack([values["shuffled", split, k] for k in range(len(np.atleast_2d(partners)))])
-        for split in splits
-    }
-    return Scores(
-        values["joint",],
-        {split: values["marginal", split] for split in splits},
-        shuffled if partners.ndim == 2 else {split: x[0] for split, x in shuffled.items()},
-        partners,
-        ratio,
-        groups,
-    )
+    settings = {"windows": windows, "partners": partners, "splits": splits, "ratio": ratio}
+    settings |= {"bos_token_id": bos, "method": method, "batch_size": batch_size}
+    settings |= {"compile_layers": attention.compile_layers, "device": device.type}
+    with torch.inference_mode(), Shards(folder, model, settings, 4 * batch_size, repair) as shards:
+        missing = shards.missing()
+        if missing:  # nothing is left to check of a finished folder
+            way = _exact_way(model, method, batch, np.arange(min(check, batch_size, n)), bos)
+        bar = tqdm(total=n, initial=shards.done, unit="window", disable=not progress)
+        for number, rows in missing.items():
+            parts = []
+            for i in range(0, len(rows), batch_size):
+                values, *_ = batch(way, rows[i : i + batch_size])
+                parts.append({key: x.float().cpu().numpy() for key, x in values.items()})
+                bar.update(len(rows[i : i + batch_size]))
+            shards.write(number, {key: np.concatenate([p[key] for p in parts]) for key in parts[0]})
+        bar.close()
+        values = shards.merged()
+    marginal, shuffled = {}, {}
+    for split in splits:
+        marginal[split] = values["marginal", split]
+        every = np.stack([values["shuffled", split, k] for k in range(len(partner_rows))])
+        shuffled[split] = every.reshape(*partners.shape, -1)
+    return Scores(values["joint",], marginal, shuffled, partners, ratio, groups)
 
 
 def _exact_way(model, method, batch, rows, bos):
     """The named way, or the first of packed, prefix, whole that agrees with whole passes."""
-    import warnings
-
     import torch
 
     ways = [likelihood.packed, likelihood.prefix, likelihood.whole]
@@ -262,7 +241,7 @@ def _exact_way(model, method, batch, rows, bos):
     for way in ways:
         try:
             difference = likelihood.disagreement(model, *batch(way, rows), bos)
-            problem = f"differs from whole passes by {difference:.2g} nats a token"
+            problem = f"differs from whole passes by {difference:.2g} nats per token"
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
@@ -279,15 +258,11 @@ def _exact_way(model, method, batch, rows, bos):
     )
 
 
-def _tokens_and_groups(windows, groups):
-    """Unpack `l2m.text.corpora.Windows`, which know their books."""
-    if hasattr(windows, "groups"):
+def _checked(windows, groups, splits, ratio, partners, n_partners, seed, model=None):
+    """Windows, groups, splits and partners as arrays and lists, those not given by default."""
+    if hasattr(windows, "groups"):  # of `l2m.text.windows.Windows`, which know their books
         groups = windows.groups if groups is None else groups
         windows = windows.tokens
-    return windows, groups
-
-
-def _checked(windows, splits, ratio, partners, groups, n_partners, seed, model=None):
     windows = np.asarray(windows)
     if windows.ndim != 2 or windows.size == 0 or not np.issubdtype(windows.dtype, np.integer):
         raise ValueError(f"windows must be integers of shape (n, T), not {windows.shape}")
@@ -322,7 +297,7 @@ def _checked(windows, splits, ratio, partners, groups, n_partners, seed, model=N
     partners = np.asarray(partners)
     if partners.shape[-1:] != (n,) or partners.min() < 0 or partners.max() >= n:
         raise ValueError(f"partners must be indices below {n} of shape ({n},) or (k, {n})")
-    return windows.astype(np.int64), splits, partners
+    return windows.astype(np.int64), groups, splits, partners
 
 
 def _bos(model, bos_token_id):
