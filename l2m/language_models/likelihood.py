@@ -81,11 +81,15 @@ def whole(model, windows, partners, splits, ratio, bos, attention=None) -> dict:
 
 def sequences(model, tokens, bos):
     """log q(w_t | BOS, w_<t) of `tokens` (b, t): a float32 tensor (b, t), nats."""
+    return log_likelihood(model, hidden_after_bos(model, tokens, bos), tokens)
+
+
+def hidden_after_bos(model, tokens, bos):
+    """Last hidden states (b, t, width) from which each of `tokens` (b, t) is predicted."""
     import torch
 
     start = torch.full_like(tokens[:, :1], bos)
-    hidden = hidden_states(model, input_ids=torch.cat([start, tokens[:, :-1]], 1))
-    return log_likelihood(model, hidden, tokens)
+    return hidden_states(model, input_ids=torch.cat([start, tokens[:, :-1]], 1))
 
 
 def hidden_states(model, *, cache=None, **inputs):

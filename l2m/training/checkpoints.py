@@ -1,7 +1,7 @@
 """Checkpoints of a training run: one safetensors file each, whole or not there at all.
 
-A file holds weights and optimiser state, and in its header the step, the metrics so far, and what
-the run is (configuration and model), so that another run's checkpoint is refused.
+A file holds weights and the optimiser's moments, and in its header the step, the metrics so far and
+what the run is (settings, model, data), so that another run's checkpoint is refused.
 """
 
 import json
@@ -20,11 +20,8 @@ def save(folder, step: int, rows: list, model, optimiser, about: dict) -> Path:
     from safetensors.torch import save_file
 
     header = {"step": str(step), "rows": json.dumps(rows), "about": json.dumps(about)}
-    tensors = _tensors(model, optimiser)
-    path = write_atomic(
-        Path(folder) / f"step-{step:08d}.safetensors",
-        lambda temporary: save_file(tensors, temporary, header),
-    )
+    path, tensors = Path(folder) / f"step-{step:08d}.safetensors", _tensors(model, optimiser)
+    write_atomic(path, lambda temporary: save_file(tensors, temporary, header))
     for old in _files(folder)[:-KEPT]:
         old.unlink()
     return path
@@ -33,10 +30,7 @@ def save(folder, step: int, rows: list, model, optimiser, about: dict) -> Path:
 def load_latest(folder, model, optimiser, about: dict) -> tuple[int, list]:
     """Load the newest readable checkpoint into model and optimiser: its step and metrics, or 0, [].
 
-    Raises
-    ------
-    RuntimeError
-        If the folder holds the checkpoints of another run.
+    RuntimeError if the folder holds the checkpoints of another run.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -46,10 +40,10 @@ def load_latest(folder, model, optimiser, about: dict) -> tuple[int, list]:
                 header = file.metadata()
                 found = json.loads(header["about"])
                 if found != about:
+                    differing = ", ".join(_differences(found, about))
                     raise RuntimeError(
-                        f"{folder} holds checkpoints of another run (differs in "
-                        f"{', '.join(_differences(found, about))}): name another folder, or remove "
-                        "this one"
+                        f"{folder} holds checkpoints of another run (differs in {differing}): "
+                        "name another folder, or remove this one"
                     )
                 with torch.no_grad():
                     for name, tensor in _tensors(model, optimiser).items():
@@ -62,13 +56,7 @@ def load_latest(folder, model, optimiser, about: dict) -> tuple[int, list]:
 
 
 def load_weights(folder, model) -> int:
-    """Load the newest checkpoint's weights, for evaluation; returns its step.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
-    """
+    """Load the newest checkpoint's weights, for evaluation: its step; FileNotFoundError if none."""
     from safetensors import safe_open
 
     files = _files(folder)
@@ -94,11 +82,10 @@ def _tensors(model, optimiser):
     return tensors
 
 
-def _differences(found, wanted):
-    """Names of what differs, inside configuration and model."""
-    return [
-        key
-        for part in wanted
-        for key in sorted(found.get(part, {}).keys() | wanted[part].keys())
-        if found.get(part, {}).get(key) != wanted[part].get(key)
-    ]
+def _differences(found, about):
+    """Names of what differs, inside settings, model, task and weights."""
+    names = []
+    for part, wanted in about.items():
+        old = found.get(part, {})
+        names += [key for key in sorted(old | wanted) if old.get(key) != wanted.get(key)]
+    return names

@@ -2,7 +2,7 @@
 
 What is trained on is a *task*, any object with
 
-    length                            L, tokens a sequence
+    length                            L, tokens per sequence
     batch(step, size, rows, device)   tensors of the sequences `rows` (a slice) of the `size` ones
                                       of a step; a pure function of the task's seed and the step
     loss(model, *batch)               scalar, mean over sequences and positions, in nats
@@ -22,17 +22,13 @@ from contextlib import nullcontext
 import numpy as np
 import pandas as pd
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from l2m.language_models.models import default_device, device_name, weights_sha256
-from l2m.training.acceleration import (
-    attention_kernels,
-    flops_per_token,
-    graphed,
-    peak_flops,
-    prepare,
-)
+from l2m.training import acceleration
 from l2m.training.checkpoints import load_latest, save
 from l2m.training.networks import require_kernels
 
@@ -43,7 +39,7 @@ class Training:
 
     Attributes
     ----------
-    steps, batch_size : optimiser steps, and sequences a step (all processes together).
+    steps, batch_size : optimiser steps, and sequences per step (all processes together).
     learning_rate, warmup_steps : the rate rises linearly for `warmup_steps` to `learning_rate`,
         then falls to zero as a cosine.
     weight_decay, grad_clip, betas : of AdamW (matrices alone decay); largest norm of the gradient.
@@ -93,8 +89,7 @@ def train(
 
     Parameters
     ----------
-    model : of `build_model`.
-    task : see the module's text.
+    model, task : of `build_model`, and as the module's text says.
     folder : where checkpoints go; none are written when None.
     device : a GPU if there is one when None.
     deadline : seconds after which training stops at a checkpoint, to go on when called again (a
@@ -113,8 +108,10 @@ def train(
         If a Mamba is to train on a GPU without its kernels.
     RuntimeError
         If the folder holds another run's checkpoints, or the loss stops being a number.
+    TypeError
+        If there is a folder, and the task does not say what identifies its data.
     ValueError
-        If the batch does not divide among processes and parts.
+        If the batch does not divide among processes and parts, or a graph cannot be had.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = torch.device(device or default_device())
@@ -132,10 +129,14 @@ def train(
     if device.type == "cuda":
         require_kernels(model)
     model.to(device).train()
-    prepare(model, config.compile)
+    acceleration.prepare(model, config.compile)
     objective = _Objective(model, task)
     if world > 1:
-        objective = _distributed(objective, device)
+        on_gpu = device.type == "cuda"
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if on_gpu else "gloo")
+        options = {"device_ids": [device.index] if on_gpu else None}
+        objective = DistributedDataParallel(objective, gradient_as_bucket_view=True, **options)
     optimiser = _optimiser(model, config, device)
     about = _identity(model, task, config) if folder else {}
     start, rows = load_latest(folder, model, optimiser, about) if folder else (0, [])
@@ -145,7 +146,7 @@ def train(
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
             with nullcontext() if last or world == 1 else objective.no_sync():
-                with autocast(device, config.precision), attention_kernels(device):
+                with autocast(device, config.precision), acceleration.attention_kernels(device):
                     loss = objective(*batch) / parts
                 loss.backward()
             total = total + loss.detach()
@@ -155,9 +156,8 @@ def train(
         return total, norm
 
     def batches(step):
-        first = rank * share * parts
-        rows = [slice(first + i * share, first + (i + 1) * share) for i in range(parts)]
-        return [task.batch(step, config.batch_size, part, device) for part in rows]
+        starts = range(rank * share * parts, (rank + 1) * share * parts, share)
+        return [task.batch(step, config.batch_size, slice(i, i + share), device) for i in starts]
 
     def eager(step):
         optimiser.zero_grad(set_to_none=True)
@@ -165,23 +165,22 @@ def train(
 
     advance = eager
     if config.graph and start < config.steps:
-        advance = graphed(step_on, batches, optimiser, start)
+        advance = acceleration.graphed(step_on, batches, optimiser, start)
     tokens = config.batch_size * task.length
-    flops = flops_per_token(model, task.length)
-    peak = peak_flops(device) * world
+    flops = acceleration.flops_per_token(model, task.length)
+    peak = acceleration.peak_flops(device) * world
     losses, clock = [], time.perf_counter()
     until = clock + deadline
-    bar = tqdm(
-        total=config.steps * tokens,
-        initial=start * tokens,
-        unit="token",
-        unit_scale=True,
-        disable=not (progress and rank == 0),
-        mininterval=1,
-    )
+    shown = {"unit": "token", "unit_scale": True, "mininterval": 1}
+    shown["disable"] = not (progress and rank == 0)
+    bar = tqdm(total=config.steps * tokens, initial=start * tokens, **shown)
     for step in range(start, config.steps):
+        rate = config.rate_at(step)
         for group in optimiser.param_groups:
-            _set_rate(group, config.rate_at(step))
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
         loss, norm = advance(step)
         losses.append(loss.clone())
         bar.update(tokens)
@@ -190,14 +189,17 @@ def train(
         saving = late or done == config.steps or _due(done, config.save_every)
         watching = watch is not None and (done == config.steps or _due(done, watch_every))
         if saving or watching or _due(done, config.log_every):
-            value = _mean(losses, world)
+            mean = torch.stack(losses).mean()
+            if world > 1:
+                dist.all_reduce(mean)
+            value = float(mean / world)
             if not math.isfinite(value):
                 raise RuntimeError(
                     f"the loss is {value} at step {done}: lower the learning rate, "
                     f"{config.learning_rate}"
                 )
             seconds = time.perf_counter() - clock
-            rows.append([done, done * tokens, value, config.rate_at(step), float(norm), seconds])
+            rows.append([done, done * tokens, value, rate, float(norm), seconds])
             rows[-1].append(float(watch(model)) if watching else None)
             use = len(losses) * tokens / seconds * flops / peak if peak else 0.0
             bar.set_postfix_str(f"loss {value:.4f}" + (f", {use:.0%} of peak" if peak else ""))
@@ -214,15 +216,13 @@ def train(
 def evaluate_positions(model, task, batches, precision="bf16") -> np.ndarray:
     """The task's loss at every position, in nats: float64 (n, L) over all sequences of `batches`.
 
-    Parameters
-    ----------
-    batches : iterable of tuples of tensors on the model's device, as the task's `batch` gives.
+    Each of the `batches` is a tuple of tensors on the model's device, as the task's `batch` gives.
     """
     out = []
     for batch in batches:
         device = batch[0].device
         eager = torch.compiler.set_stance("force_eager")  # compiling again would take longer
-        with eager, autocast(device, precision), attention_kernels(device):
+        with eager, autocast(device, precision), acceleration.attention_kernels(device):
             out.append(task.values(model, *batch).double().cpu().numpy())
     return np.concatenate(out)
 
@@ -257,17 +257,6 @@ def _identity(model, task, config) -> dict:
     return json.loads(json.dumps(parts, default=str))
 
 
-def _distributed(objective, device):
-    import torch.distributed as dist
-
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    ids = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(
-        objective, device_ids=ids, gradient_as_bucket_view=True
-    )
-
-
 def _optimiser(model, config, device):
     """AdamW with its state made now, so that graphs and checkpoints find it."""
     named = dict(model.named_parameters())
@@ -278,20 +267,11 @@ def _optimiser(model, config, device):
     ]
     cuda = device.type == "cuda"
     rate = torch.tensor(config.learning_rate, device=device) if cuda else config.learning_rate
-    optimiser = torch.optim.AdamW(
-        groups,
-        lr=rate,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        fused=True,
-        capturable=cuda,
-    )
+    how = {"betas": config.betas, "weight_decay": config.weight_decay}
+    optimiser = torch.optim.AdamW(groups, lr=rate, **how, fused=True, capturable=cuda)
     for parameter in named.values():
-        optimiser.state[parameter] = {
-            "step": torch.zeros((), device=device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
+        moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        optimiser.state[parameter] = {"step": torch.zeros((), device=device)} | moments
     return optimiser
 
 
@@ -299,32 +279,17 @@ def _due(done, every):
     return bool(every) and done % every == 0
 
 
-def _set_rate(group, rate):
-    if isinstance(group["lr"], torch.Tensor):
-        group["lr"].fill_(rate)
-    else:
-        group["lr"] = rate
-
-
 def _table(rows, device, flops, peak) -> pd.DataFrame:
     """What `train` returns, from its rows."""
     columns = ["step", "tokens", "loss", "learning_rate", "grad_norm", "seconds", "watched"]
     table = pd.DataFrame(rows, columns=columns).astype({"watched": float})
-    steady = table.iloc[len(table) // 10 :]  # without compiling and warming up
-    done = steady.tokens.max() - table.tokens.shift(fill_value=0).iloc[len(table) // 10]
-    speed = float(done / steady.seconds.sum()) if len(table) else float("nan")
+    first = len(table) // 10  # without compiling and warming up
+    done = table.tokens.max() - table.tokens.shift(fill_value=0).iloc[first]
+    speed = float(done / table.seconds.iloc[first:].sum())
     table.attrs = {
         "device": device_name(device),
-        "tokens": int(table.tokens.max()) if len(table) else 0,
+        "tokens": int(table.tokens.max()),
         "tokens_per_second": speed,
         "model_flops_share": speed * flops / peak if peak else None,
     }
     return table
-
-
-def _mean(losses, world):
-    mean = torch.stack(losses).mean()
-    if world > 1:
-        torch.distributed.all_reduce(mean)
-        mean /= world
-    return float(mean)

@@ -9,7 +9,7 @@ fp32.
 
 import torch
 
-from l2m.language_models.likelihood import hidden_states, log_likelihood
+from l2m.language_models.likelihood import hidden_after_bos, sequences
 from l2m.language_models.packing import compiled
 from l2m.training.acceleration import autocast_dtype
 
@@ -18,33 +18,23 @@ CHUNK_BYTES = 1 << 32  # of a chunk's logits in fp32; they live in the dtype of 
 
 def token_loss(model, tokens, bos_token_id: int):
     """Mean loss of a language model on tokens (B, L), BOS in front: fp32 scalar, nats."""
-    hidden = _last_hidden(model, tokens, bos_token_id).flatten(0, 1)
+    hidden = hidden_after_bos(model, tokens, bos_token_id).flatten(0, 1)
     return linear_cross_entropy(hidden, model.get_output_embeddings().weight, tokens.flatten())
 
 
 @torch.no_grad()
 def token_values(model, tokens, bos_token_id: int):
     """Loss of every token, fp32 (B, L), in nats, not differentiable."""
-    return -log_likelihood(model, _last_hidden(model, tokens, bos_token_id), tokens)
-
-
-def _last_hidden(model, tokens, bos_token_id):
-    bos = torch.full_like(tokens[:, :1], bos_token_id)
-    return hidden_states(model, input_ids=torch.cat([bos, tokens[:, :-1]], 1))
+    return -sequences(model, tokens, bos_token_id)
 
 
 def linear_cross_entropy(hidden, weight, targets):
-    """Mean of -log softmax(hidden · weightᵀ)[targets], in nats, differentiable.
+    """Mean of -log softmax(hidden · weightᵀ)[targets]: fp32 scalar, nats, differentiable.
 
     Parameters
     ----------
-    hidden : (N, width), last hidden states.
-    weight : (M, width), output embeddings.
+    hidden : (N, width), last hidden states; weight : (M, width), output embeddings.
     targets : (N,) token ids.
-
-    Returns
-    -------
-    fp32 scalar.
     """
     return _LinearCrossEntropy.apply(hidden, weight, targets)
 
@@ -87,6 +77,6 @@ def _softmax(logits, targets, scale: float):
 
 
 def _rows(weight):
-    """Tokens a chunk: a power of two, so that most batches split evenly."""
+    """Tokens per chunk: a power of two, so that most batches split evenly."""
     rows = CHUNK_BYTES // (4 * weight.shape[0])
     return 1 << max(4, rows.bit_length() - 1)

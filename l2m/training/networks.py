@@ -39,6 +39,8 @@ def build_model(
 ):
     """A GPT-2, Mamba or Mamba-2 with random weights, for tokens or for vectors.
 
+    It is in fp32 on the CPU, without dropout.
+
     Parameters
     ----------
     name : a size of the paper, such as `"gpt2"` or `"mamba-130m"` (`SIZES`), or a family (`"gpt2"`,
@@ -50,10 +52,6 @@ def build_model(
     window : positions that the attention of a GPT-2 of vectors sees, the own one included; all by
         default.
     seed : of the weights.
-
-    Returns
-    -------
-    The model in fp32 on the CPU, without dropout.
 
     Raises
     ------
@@ -146,14 +144,9 @@ def missing_kernels() -> list[str]:
 
 
 def require_kernels(model) -> None:
-    """Check that a Mamba on a GPU has its compiled kernels: without, it would be slow by far.
+    """ModuleNotFoundError if a Mamba lacks its compiled kernels on a GPU: it would be slow by far.
 
     Mamba-1 has one of ours, in Triton, which comes with torch; Mamba-2 has those of mamba-ssm.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        Naming what to install.
     """
     kind = model.config.model_type
     if kind not in ("mamba", "mamba2") or (kind == "mamba" and importlib.util.find_spec("triton")):
@@ -168,12 +161,8 @@ def require_kernels(model) -> None:
 class VectorModel(nn.Module):
     """Predict each vector of a sequence, as independent normal components, from those before it.
 
-    A backbone between two-layer perceptrons (App. F of the paper).
-
-    Parameters
-    ----------
-    backbone : a transformers model without head (GPT-2, Mamba, Mamba-2, …).
-    dim : components of a vector.
+    A `backbone`, a transformers model without head (GPT-2, Mamba, Mamba-2, …), between two-layer
+    perceptrons (App. F of the paper); `dim` components of a vector.
     """
 
     def __init__(self, backbone, dim: int):
@@ -188,19 +177,12 @@ class VectorModel(nn.Module):
 
         An all-zero vector stands for BOS, before the first.
         """
-        shifted = nn.functional.pad(z, (0, 0, 1, -1))
-        hidden = hidden_states(
-            self.backbone, inputs_embeds=self.embed(shifted), **self._mask(z.shape[1], z.device)
-        )
+        inputs = {"inputs_embeds": self.embed(nn.functional.pad(z, (0, 0, 1, -1)))}
+        if (window := getattr(self.config, "sliding_window", None)) is not None:
+            position = torch.arange(z.shape[1], device=z.device)
+            distance = position[:, None] - position
+            inputs["attention_mask"] = ((distance >= 0) & (distance < window))[None, None]
+        hidden = hidden_states(self.backbone, **inputs)
         with torch.autocast(z.device.type, enabled=False):  # σ is what the loss divides by
             mean, log_deviation = self.head(hidden.float()).chunk(2, dim=-1)
         return mean, log_deviation.exp()
-
-    def _mask(self, length, device) -> dict:
-        """The window of `build_model` as an attention mask, where there is one."""
-        window = getattr(self.config, "sliding_window", None)
-        if window is None:
-            return {}
-        position = torch.arange(length, device=device)
-        distance = position[:, None] - position
-        return {"attention_mask": ((distance >= 0) & (distance < window))[None, None]}
