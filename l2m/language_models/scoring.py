@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from l2m.language_models import likelihood
 from l2m.language_models.packing import (
     PackedAttention,
     continuation_length,
@@ -67,12 +66,8 @@ def partner_permutation(n: int, groups=None, k: int = 1, seed: int = 0) -> np.nd
 
     A permutation gives every continuation exactly once, so that its own marginal can be subtracted
     from both terms of vCLUB without moving the mean. Groups stand in a random order, one's windows
-    after the other's, and are shifted cyclically by at least the largest group.
-
-    Raises
-    ------
-    ValueError
-        If one group holds more than half of the windows, or there are fewer than k such shifts.
+    after the other's, and are shifted cyclically by at least the largest group. ValueError if one
+    group holds more than half of the windows, or there are fewer than k such shifts.
     """
     if k < 1:
         raise ValueError(f"a window needs at least one partner, not {k}")
@@ -142,8 +137,8 @@ def score(
     windows : (n, T) token ids without BOS, T at most the model's context; or `Corpus.windows`.
     splits : ℓ's, each < T; by default 2, 4, 8, … with ratio·ℓ ≤ T.
     ratio : r = L/ℓ; the continuation of split ℓ has (r−1)·ℓ tokens, cut at the window's end.
-    partners : (n,) or (k, n) window indices; by default `n_partners` permutations that never
-        stay within a group, drawn with `seed`.
+    partners : (n,) or (k, n) window indices; `partner_permutation` of `n_partners` and `seed` by
+        default.
     bos_token_id : the token every sequence starts with; by default the model's own.
     groups : (n,) book of each window; those of `Corpus.windows` by default.
     method : "packed", "prefix", "whole" (see `likelihood`), or "auto": the first that is exact.
@@ -155,12 +150,9 @@ def score(
         `torchrun` the processes share the shards among them.
     repair : recompute damaged shards of `folder` instead of refusing them.
 
-    Raises
-    ------
-    ValueError
-        If a window exceeds the model's context, a token the vocabulary, a split the window.
-    RuntimeError
-        If no way agrees with whole passes, or a shard is damaged, or another run uses the folder.
+    Raises ValueError if a window exceeds the model's context, a token the vocabulary, a split the
+    window; RuntimeError if no way agrees with whole passes, a shard is damaged, or another run uses
+    the folder or has filled it.
     """
     import torch
     from tqdm.auto import tqdm
@@ -227,6 +219,8 @@ def score(
 def _exact_way(model, method, batch, rows, bos):
     """The named way, or the first of packed, prefix, whole that agrees with whole passes."""
     import torch
+
+    from l2m.language_models import likelihood
 
     ways = [likelihood.packed, likelihood.prefix, likelihood.whole]
     if method != "auto":

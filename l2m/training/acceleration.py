@@ -15,12 +15,8 @@ from l2m.language_models.models import device_name
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, NVIDIA's data sheets
 
 # The fastest first; each does only some cases (no mask, half precision, …).
-ATTENTION = (
-    SDPBackend.CUDNN_ATTENTION,
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-)
+ATTENTION = (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION)
+ATTENTION += (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 
 
 def attention_kernels(device):

@@ -102,20 +102,15 @@ def train(
     mean since the row before; `watched` is NaN where nothing was asked. `attrs`: device, tokens,
     tokens_per_second, model_flops_share (None where the card's data sheet is not known).
 
-    Raises
-    ------
-    ModuleNotFoundError
-        If a Mamba is to train on a GPU without its kernels.
-    RuntimeError
-        If the folder holds another run's checkpoints, or the loss stops being a number.
-    TypeError
-        If there is a folder, and the task does not say what identifies its data.
-    ValueError
-        If the batch does not divide among processes and parts, or a graph cannot be had.
+    Raises ModuleNotFoundError if a Mamba is to train on a GPU without its kernels; RuntimeError if
+    the folder holds another run's checkpoints, or the loss stops being a number; TypeError if there
+    is a folder, but the task has no `about`; ValueError if the batch does not divide among
+    processes and parts, or there can be no graph.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = torch.device(device or default_device())
-    if device.type == "cuda" and device.index is not None:
+    cuda = device.type == "cuda"
+    if cuda and device.index is not None:
         torch.cuda.set_device(device)
     parts = config.gradient_accumulation_steps
     share = config.batch_size // (world * parts)
@@ -124,19 +119,18 @@ def train(
             f"a batch of {config.batch_size} sequences does not divide among {world} process(es) × "
             f"gradient_accumulation_steps={parts}"
         )
-    if config.graph and (world > 1 or device.type != "cuda"):
+    if config.graph and (world > 1 or not cuda):
         raise ValueError("graph=True needs one process and a GPU")
-    if device.type == "cuda":
+    if cuda:
         require_kernels(model)
     model.to(device).train()
     acceleration.prepare(model, config.compile)
     objective = _Objective(model, task)
     if world > 1:
-        on_gpu = device.type == "cuda"
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if on_gpu else "gloo")
-        options = {"device_ids": [device.index] if on_gpu else None}
-        objective = DistributedDataParallel(objective, gradient_as_bucket_view=True, **options)
+            dist.init_process_group("nccl" if cuda else "gloo")
+        ids = [device.index] if cuda else None
+        objective = DistributedDataParallel(objective, ids, gradient_as_bucket_view=True)
     optimiser = _optimiser(model, config, device)
     about = _identity(model, task, config) if folder else {}
     start, rows = load_latest(folder, model, optimiser, about) if folder else (0, [])
@@ -163,9 +157,8 @@ def train(
         optimiser.zero_grad(set_to_none=True)
         return step_on(batches(step))
 
-    advance = eager
-    if config.graph and start < config.steps:
-        advance = acceleration.graphed(step_on, batches, optimiser, start)
+    graph = config.graph and start < config.steps
+    advance = acceleration.graphed(step_on, batches, optimiser, start) if graph else eager
     tokens = config.batch_size * task.length
     flops = acceleration.flops_per_token(model, task.length)
     peak = acceleration.peak_flops(device) * world
@@ -177,10 +170,7 @@ def train(
     for step in range(start, config.steps):
         rate = config.rate_at(step)
         for group in optimiser.param_groups:
-            if isinstance(group["lr"], torch.Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+            group["lr"] = group["lr"].fill_(rate) if cuda else rate  # there a graph reads it
         loss, norm = advance(step)
         losses.append(loss.clone())
         bar.update(tokens)
@@ -261,10 +251,8 @@ def _optimiser(model, config, device):
     """AdamW with its state made now, so that graphs and checkpoints find it."""
     named = dict(model.named_parameters())
     kept = [n for n, p in named.items() if p.ndim < 2 or n.endswith("A_log")]
-    groups = [
-        {"params": [p for n, p in named.items() if n not in kept]},
-        {"params": [named[n] for n in kept], "weight_decay": 0.0},
-    ]
+    decaying = {"params": [p for n, p in named.items() if n not in kept]}
+    groups = [decaying, {"params": [named[n] for n in kept], "weight_decay": 0.0}]
     cuda = device.type == "cuda"
     rate = torch.tensor(config.learning_rate, device=device) if cuda else config.learning_rate
     how = {"betas": config.betas, "weight_decay": config.weight_decay}

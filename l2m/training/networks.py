@@ -49,14 +49,10 @@ def build_model(
     dim : components of a vector, for a model of vectors (`VectorModel`).
     length : the longest sequence; GPT-2 has as many positions, and one for BOS.
     state : d_state of a Mamba: 16, or 128 in Mamba-2, by default.
-    window : positions that the attention of a GPT-2 of vectors sees, the own one included; all by
-        default.
+    window : positions that a GPT-2 of vectors attends to, the own one included; all by default.
     seed : of the weights.
 
-    Raises
-    ------
-    ValueError
-        If the name is unknown, or the sizes do not make a model.
+    Raises ValueError if the name is unknown, or the sizes do not make a model.
     """
     from transformers import AutoModel, AutoModelForCausalLM
 
@@ -77,9 +73,9 @@ def _config(name, vocab_size, length, layers, width, state, window):
     """Configuration of a model of `SIZES`, or of a family with own sizes."""
     from transformers import GPT2Config, Mamba2Config, MambaConfig
 
-    family = name.split("-")[0]
-    if family not in FAMILIES or (name not in SIZES and name not in FAMILIES):
-        raise ValueError(f"unknown model {name!r}: one of {', '.join(sorted({*SIZES, *FAMILIES}))}")
+    family, names = name.split("-")[0], {*SIZES, *FAMILIES}
+    if name not in names:
+        raise ValueError(f"unknown model {name!r}: one of {', '.join(sorted(names))}")
     usual = SIZES.get(name, (None, None))
     layers, width = layers or usual[0], width or usual[1]
     if layers is None or width is None:
@@ -91,30 +87,18 @@ def _config(name, vocab_size, length, layers, width, state, window):
     if family == "gpt2":
         if state is not None:
             raise ValueError("a GPT-2 has no d_state: its state is its cache")
-        dropout = dict.fromkeys(["resid_pdrop", "embd_pdrop", "attn_pdrop"], 0.0)
-        return GPT2Config(
-            n_layer=layers,
-            n_embd=width,
-            n_head=max(1, width // 64),
-            n_positions=length + 1,
-            activation_function="gelu_pytorch_tanh",  # GPT-2's own "gelu_new", in one kernel
-            sliding_window=window,  # GPT-2 has none of its own: `VectorModel` masks, this says it
-            **dropout,
-            **common,
-        )
+        common |= {"n_layer": layers, "n_embd": width, "n_head": max(1, width // 64)}
+        common |= dict.fromkeys(["resid_pdrop", "embd_pdrop", "attn_pdrop"], 0.0)
+        common["activation_function"] = "gelu_pytorch_tanh"  # GPT-2's "gelu_new", in one kernel
+        # GPT-2 has no window of its own: `VectorModel` masks, the configuration says it
+        return GPT2Config(n_positions=length + 1, sliding_window=window, **common)
     common |= {"num_hidden_layers": layers, "hidden_size": width, "expand": 2}
     state = state or STATE[family]
     if family == "mamba":
         return MambaConfig(state_size=state, time_step_rank=-(-width // 16), **common)
     head_dim = min(64, 2 * width // 8)  # the kernels want a multiple of eight heads
-    return Mamba2Config(
-        state_size=state,
-        head_dim=head_dim,
-        num_heads=2 * width // head_dim,
-        n_groups=1,
-        chunk_size=256 if length >= 256 else 64,
-        **common,
-    )
+    common |= {"head_dim": head_dim, "num_heads": 2 * width // head_dim, "n_groups": 1}
+    return Mamba2Config(state_size=state, chunk_size=256 if length >= 256 else 64, **common)
 
 
 def _take_own_mixers(backbone) -> None:
