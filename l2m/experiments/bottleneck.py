@@ -17,16 +17,10 @@ import pandas as pd
 def build_bottlenecks(vocab_size, length, dims, bits=1, seed=0):
     """One gated recurrent model per entry of `dims`, run side by side as one batch.
 
-    Parameters
-    ----------
-    vocab_size, length : M, and L, the number of positions.
-    dims, bits : d of every model, 0 allowed, and b of each scalar.
-    seed : of the weights.
-
-    Returns
-    -------
-    torch.nn.Module: ``model(tokens, start=0)`` maps (n, T) int64 to log q(x_{t+1} | x_{1:t}) for
-    t >= start, counted from 0: (models, n, T − start, M).
+    `vocab_size` is M, `length` L, the number of positions; `dims` are the d's, 0 allowed, `bits` is
+    b of each scalar; `seed` that of the weights. Returns a torch.nn.Module: ``model(tokens,
+    start=0)`` maps (n, T) int64 to log q(x_{t+1} | x_{1:t}) for t >= start, counted from 0:
+    (models, n, T − start, M), nats.
     """
     import torch
     from torch import nn
@@ -99,9 +93,7 @@ def train_bottlenecks(
     dims, bits, seed : as in `build_bottlenecks`; the seed also makes the training windows.
     steps, batch, lr : Adam with a cosine schedule, fresh windows every step.
 
-    Returns
-    -------
-    DataFrame ``dim, bits, captured, stderr, mi, bound``, in nats; one row per model.
+    Returns the DataFrame ``dim, bits, captured, stderr, mi, bound``, in nats; one row per model.
     """
     import torch
 

@@ -32,8 +32,7 @@ def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | None 
     Parameters
     ----------
     name : `"smollm2-135m"` (embedded), a Hub id, or a local folder.
-    dtype : "float32", "bfloat16" or "float16"; always explicit, where `from_pretrained` would
-        follow the checkpoint.
+    dtype : "float32", "bfloat16" or "float16", whatever the checkpoint's own is.
     device : `"cpu"`, `"cuda"`, …; a GPU if there is one when None. For a model larger than one GPU
         pass `device_map="auto"` or `tp_plan="auto"` instead.
     options : passed to `AutoModelForCausalLM.from_pretrained`.

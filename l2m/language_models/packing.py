@@ -24,13 +24,10 @@ BLOCK = 128  # queries and keys of one block of FlexAttention's mask
 
 @dataclass(frozen=True)
 class Branch:
-    """A run of packed tokens: it sees the trunk's first `seen` tokens (the trunk: 0), then itself.
+    """A run of packed tokens, which see the trunk's first `seen` ones (the trunk: 0) and itself."""
 
-    `start` is its first packed index, `stop` the one after its last.
-    """
-
-    start: int
-    stop: int
+    start: int  # first packed index
+    stop: int  # the one after its last
     seen: int
 
 
@@ -192,9 +189,8 @@ class PackedAttention:
         for kind in ((counts > 0) & ~full, full):
             order = kind.int().argsort(dim=1, descending=True, stable=True)
             lists += [kind.sum(1).int()[None, None], order.int()[None, None]]
-        return BlockMask.from_kv_blocks(
-            *lists, BLOCK_SIZE=BLOCK, mask_mod=visible, seq_lengths=(size, size)
-        )
+        sizes = {"BLOCK_SIZE": BLOCK, "seq_lengths": (size, size)}
+        return BlockMask.from_kv_blocks(*lists, mask_mod=visible, **sizes)
 
     def _mask(self, window, device):
         if (window, device) not in self.masks:

@@ -13,12 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from l2m.language_models.packing import (
-    PackedAttention,
-    continuation_length,
-    layout,
-    packed_attention,
-)
+from l2m.language_models import packing
 
 COMPILE_FROM = 1 << 26  # packed tokens; compiling layers takes as long as 2^25 of them without
 TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "bfloat16": 0.05, "float16": 0.01}  # nats per token
@@ -92,16 +87,13 @@ def partner_permutation(n: int, groups=None, k: int = 1, seed: int = 0) -> np.nd
 def score_whole(log_prob, windows, splits, ratio=2, partners=None, groups=None) -> Scores:
     """Score windows under any density, every sequence whole: the definition, and the naive twin.
 
-    Parameters
-    ----------
-    log_prob : callable, (n, t) tokens → (n, t) log-likelihood of each token given those before it
-        (and given BOS, if the density has one).
-    windows, splits, ratio, partners, groups : as in `score`.
+    `log_prob` takes (n, t) tokens to the log-likelihood of each given those before it (and given
+    BOS, if the density has one), (n, t), nats. Others as in `score`.
     """
     windows, groups, splits, partners = _checked(windows, groups, splits, ratio, partners, 1, 0)
     marginal, shuffled = {}, {}
     for split in splits:
-        end = split + continuation_length(windows.shape[1], split, ratio)
+        end = split + packing.continuation_length(windows.shape[1], split, ratio)
         marginal[split] = np.asarray(log_prob(windows[:, split:end]))
         x = windows[:, :split]
         swapped = [np.hstack([x, windows[row, split:end]]) for row in np.atleast_2d(partners)]
@@ -146,8 +138,8 @@ def score(
     compile_layers : on a GPU, compile the model's layers for this shape: a minute once, then half
         as fast again. By default if there is enough to score that it pays.
     check : windows of the first batch that are compared with whole passes; 0 for none.
-    folder : where finished shards are kept. A run that was killed goes on from there; under
-        `torchrun` the processes share the shards among them.
+    folder : where finished shards are kept: a run that was killed goes on from there, and the
+        processes of `torchrun` share the shards among them.
     repair : recompute damaged shards of `folder` instead of refusing them.
 
     Raises ValueError if a window exceeds the model's context, a token the vocabulary, a split the
@@ -167,10 +159,11 @@ def score(
     device = model.get_input_embeddings().weight.device
     partner_rows = np.atleast_2d(partners)  # (k, n)
     shape = length, tuple(splits), ratio, len(partner_rows)
-    packed_length = layout(*shape).length
+    packed_length = packing.layout(*shape).length
     if compile_layers is None:
         compile_layers = n * packed_length >= COMPILE_FROM
-    attention = packed_attention(*shape, compile_layers and PackedAttention.takes_flex(device))
+    compile_layers = compile_layers and packing.PackedAttention.takes_flex(device)
+    attention = packing.packed_attention(*shape, compile_layers)
     if batch_size is None:
         batch_size = max(1, (1 << (17 if device.type == "cuda" else 13)) // packed_length)
     batch_size = min(batch_size, n)
@@ -193,7 +186,7 @@ def score(
 
     settings = {"windows": windows, "partners": partners, "splits": splits, "ratio": ratio}
     settings |= {"bos_token_id": bos, "method": method, "batch_size": batch_size}
-    settings |= {"compile_layers": attention.compile_layers, "device": device.type}
+    settings |= {"compile_layers": compile_layers, "device": device.type}
     with torch.inference_mode(), Shards(folder, model, settings, 4 * batch_size, repair) as shards:
         missing = shards.missing()
         if missing:  # nothing is left to check of a finished folder

@@ -28,10 +28,9 @@ class Shards:
         self.rows = np.split(np.arange(n), range(size, n, size))
         self.folder = None if folder is None else Path(folder)
         self.values, self.repair = {}, repair
-        self.rank, self.world = 0, 1
+        shared = {} if folder is None else os.environ
+        self.rank, self.world = int(shared.get("RANK", 0)), int(shared.get("WORLD_SIZE", 1))
         if self.folder is not None:
-            self.rank = int(os.environ.get("RANK", 0))
-            self.world = int(os.environ.get("WORLD_SIZE", 1))
             arrays = {k: digest(x) for k, x in settings.items() if isinstance(x, np.ndarray)}
             self.manifest = settings | arrays | {"shape": list(settings["windows"].shape)}
             self.manifest |= {"model": model_hash(model), "size": size}

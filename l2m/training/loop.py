@@ -40,8 +40,7 @@ class Training:
     Attributes
     ----------
     steps, batch_size : optimiser steps, and sequences per step (all processes together).
-    learning_rate, warmup_steps : the rate rises linearly for `warmup_steps` to `learning_rate`,
-        then falls to zero as a cosine.
+    learning_rate, warmup_steps : the rate rises linearly to the first, then falls as a cosine to 0.
     weight_decay, grad_clip, betas : of AdamW (matrices alone decay); largest norm of the gradient.
     gradient_accumulation_steps : parts that a step's batch is processed in.
     precision : "bf16" (autocast: matrix products in bf16, weights and losses in fp32) or "fp32".
@@ -90,10 +89,8 @@ def train(
     Parameters
     ----------
     model, task : of `build_model`, and as the module's text says.
-    folder : where checkpoints go; none are written when None.
-    device : a GPU if there is one when None.
-    deadline : seconds after which training stops at a checkpoint, to go on when called again (a
-        single process only).
+    folder, device : where checkpoints go, None for none; a GPU if there is one when None.
+    deadline : seconds after which a single process stops at a checkpoint, to go on another time.
     watch : function of the model, asked every `watch_every` steps; a held-out loss, say.
 
     Returns
@@ -174,11 +171,11 @@ def train(
         loss, norm = advance(step)
         losses.append(loss.clone())
         bar.update(tokens)
-        done = step + 1
+        done, end = step + 1, step + 1 == config.steps
         late = world == 1 and time.perf_counter() > until
-        saving = late or done == config.steps or _due(done, config.save_every)
-        watching = watch is not None and (done == config.steps or _due(done, watch_every))
-        if saving or watching or _due(done, config.log_every):
+        saving = late or end or done % (config.save_every or config.steps) == 0
+        watching = watch is not None and (end or done % (watch_every or config.steps) == 0)
+        if saving or watching or done % (config.log_every or config.steps) == 0:
             mean = torch.stack(losses).mean()
             if world > 1:
                 dist.all_reduce(mean)
@@ -263,10 +260,6 @@ def _optimiser(model, config, device):
     return optimiser
 
 
-def _due(done, every):
-    return bool(every) and done % every == 0
-
-
 def _table(rows, device, flops, peak) -> pd.DataFrame:
     """What `train` returns, from its rows."""
     columns = ["step", "tokens", "loss", "learning_rate", "grad_norm", "seconds", "watched"]
@@ -274,10 +267,7 @@ def _table(rows, device, flops, peak) -> pd.DataFrame:
     first = len(table) // 10  # without compiling and warming up
     done = table.tokens.max() - table.tokens.shift(fill_value=0).iloc[first]
     speed = float(done / table.seconds.iloc[first:].sum())
-    table.attrs = {
-        "device": device_name(device),
-        "tokens": int(table.tokens.max()),
-        "tokens_per_second": speed,
-        "model_flops_share": speed * flops / peak if peak else None,
-    }
+    use = speed * flops / peak if peak else None
+    table.attrs = {"device": device_name(device), "tokens": int(table.tokens.max())}
+    table.attrs |= {"tokens_per_second": speed, "model_flops_share": use}
     return table

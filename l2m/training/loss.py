@@ -2,9 +2,8 @@
 
 The logits of a batch are its largest tensor by far: 32,768 tokens of 49,152 logits take 6.4 GB in
 fp32, and softmax and its gradient read them several times. Here logits exist for one chunk of
-tokens at a time, and the chunk's gradients are taken while they exist, so that nothing is computed
-twice. Products are taken in the dtype of autocast, the softmax in fp32, gradients are summed in
-fp32.
+tokens at a time, and the chunk's gradients are taken meanwhile, so that nothing is computed twice.
+Products are taken in the dtype of autocast; the softmax, and sums of gradients, in fp32.
 """
 
 import torch
@@ -31,10 +30,8 @@ def token_values(model, tokens, bos_token_id: int):
 def linear_cross_entropy(hidden, weight, targets):
     """Mean of -log softmax(hidden · weightᵀ)[targets]: fp32 scalar, nats, differentiable.
 
-    Parameters
-    ----------
-    hidden : (N, width), last hidden states; weight : (M, width), output embeddings.
-    targets : (N,) token ids.
+    `hidden` (N, width) are last hidden states, `weight` (M, width) output embeddings, `targets`
+    (N,) token ids.
     """
     return _LinearCrossEntropy.apply(hidden, weight, targets)
 
@@ -50,8 +47,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         # compiled, it is two passes over the logits
         softmax = compiled(_softmax) if hidden.is_cuda else _softmax
-        for start in range(0, len(targets), _rows(weight)):
-            part = slice(start, start + _rows(weight))
+        # tokens per chunk: a power of two, so that most batches split evenly
+        rows = 1 << max(4, (CHUNK_BYTES // (4 * weight.shape[0])).bit_length() - 1)
+        for start in range(0, len(targets), rows):
+            part = slice(start, start + rows)
             logits = hidden[part] @ weight.T
             nll, grad_logits = softmax(logits, targets[part], 1 / len(targets))
             loss += nll
@@ -74,9 +73,3 @@ def _softmax(logits, targets, scale: float):
     hot = torch.arange(wide.shape[1], device=wide.device) == targets[:, None]
     grad = ((wide - log_norm).exp() - hot.float()) * scale
     return nll, grad.to(logits.dtype)
-
-
-def _rows(weight):
-    """Tokens per chunk: a power of two, so that most batches split evenly."""
-    rows = CHUNK_BYTES // (4 * weight.shape[0])
-    return 1 << max(4, rows.bit_length() - 1)

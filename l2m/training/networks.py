@@ -21,7 +21,6 @@ SIZES = {  # the paper's models (App. F): layers, width
     "mamba2-370m": (48, 1024),
     "mamba2-790m": (48, 1536),
 }
-FAMILIES = ("gpt2", "mamba", "mamba2")
 STATE = {"mamba": 16, "mamba2": 128}  # d_state of the published models
 
 
@@ -37,22 +36,20 @@ def build_model(
     window: int | None = None,
     seed: int = 0,
 ):
-    """A GPT-2, Mamba or Mamba-2 with random weights, for tokens or for vectors.
+    """A GPT-2, Mamba or Mamba-2 with random weights, in fp32 on the CPU, without dropout.
 
-    It is in fp32 on the CPU, without dropout.
+    Raises ValueError if the name is unknown, or the sizes do not make a model.
 
     Parameters
     ----------
-    name : a size of the paper, such as `"gpt2"` or `"mamba-130m"` (`SIZES`), or a family (`"gpt2"`,
-        `"mamba"`, `"mamba2"`) with `layers` and `width`.
-    vocab_size : M, for a model of tokens: the class of transformers.
+    name : a size of the paper, such as "gpt2" or "mamba-130m" (`SIZES`), or a family ("gpt2",
+        "mamba", "mamba2") with `layers` and `width`.
+    vocab_size : M, for a model of tokens, of transformers' class.
     dim : components of a vector, for a model of vectors (`VectorModel`).
     length : the longest sequence; GPT-2 has as many positions, and one for BOS.
     state : d_state of a Mamba: 16, or 128 in Mamba-2, by default.
     window : positions that a GPT-2 of vectors attends to, the own one included; all by default.
     seed : of the weights.
-
-    Raises ValueError if the name is unknown, or the sizes do not make a model.
     """
     from transformers import AutoModel, AutoModelForCausalLM
 
@@ -73,7 +70,7 @@ def _config(name, vocab_size, length, layers, width, state, window):
     """Configuration of a model of `SIZES`, or of a family with own sizes."""
     from transformers import GPT2Config, Mamba2Config, MambaConfig
 
-    family, names = name.split("-")[0], {*SIZES, *FAMILIES}
+    family, names = name.split("-")[0], {*SIZES, *STATE}
     if name not in names:
         raise ValueError(f"unknown model {name!r}: one of {', '.join(sorted(names))}")
     usual = SIZES.get(name, (None, None))
@@ -157,10 +154,7 @@ class VectorModel(nn.Module):
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 2 * dim))
 
     def forward(self, z):
-        """Mean and deviation of z_i given z_<i, each (B, L, dim), fp32, for z (B, L, dim).
-
-        An all-zero vector stands for BOS, before the first.
-        """
+        """Mean and deviation of z_i given BOS (zeros) and z_<i: fp32, (B, L, dim) each, as z is."""
         inputs = {"inputs_embeds": self.embed(nn.functional.pad(z, (0, 0, 1, -1)))}
         if (window := getattr(self.config, "sliding_window", None)) is not None:
             position = torch.arange(z.shape[1], device=z.device)
