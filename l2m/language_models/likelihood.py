@@ -10,6 +10,7 @@ so logits of shape (b, T, M) never exist; the softmax is taken in fp32.
 
 import copy
 import inspect
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.nn.functional import pad
 
 from l2m.language_models.packing import PackedAttention, compiled, continuation_length
 
+TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "bfloat16": 0.05, "float16": 0.01}  # nats per token
 LOGITS_BYTES = 1 << 29  # of fp32 logits at a time; a copy of them may live beside
 
 
@@ -41,8 +43,7 @@ def prefix(model, windows, partners, splits, ratio, bos, attention=None) -> dict
     edges = [0, *[split + 1 for split in splits], length]
     for (begin, end), split in zip(pairwise(edges), [*splits, None], strict=True):
         if end > begin:
-            tokens = row[:, begin:end]
-            piece, cache = hidden_states(model, input_ids=tokens, cache=cache or True)
+            piece, cache = hidden_states(model, input_ids=row[:, begin:end], cache=cache or True)
             hidden.append(piece)
         if split is None:
             break
@@ -85,8 +86,7 @@ def hidden_after_bos(model, tokens, bos):
 def hidden_states(model, *, cache=None, **inputs):
     """Last hidden states (b, t, width) of the model's body; with `cache`, also the new cache.
 
-    `cache=True` starts one; positions continue those of the cache. `inputs` are those of the body,
-    such as `input_ids` (b, t).
+    `cache=True` starts one; positions continue those of the cache; `inputs` are those of the body.
     """
     inner = body(model)
     if cache is None:
@@ -144,6 +144,41 @@ def body(model):
     if inner is model:  # a class whose own name for it is not the one it was given, or a body
         inner = getattr(model, "model", model)
     return getattr(inner, "language_model", inner)
+
+
+def exact_way(model, method, batch, rows, bos):
+    """The named way, or the first of packed, prefix, whole that agrees with whole passes.
+
+    `batch(way, rows)` gives the values, windows and partners of `rows`; none of these, no check.
+    """
+    ways = [packed, prefix, whole]
+    if method != "auto":
+        ways = [way for way in ways if way.__name__ == method]
+        if not ways:
+            raise ValueError(f"unknown method {method!r}: 'packed', 'prefix', 'whole' or 'auto'")
+    elif getattr(model, "_is_stateful", False) or not model._supports_attention_backend:
+        ways = ways[1:]  # a recurrent state cannot be packed, nor attention that we cannot replace
+    if not len(rows):  # prefix reuse is not taken unchecked, unless it was asked for
+        return ways[-1] if method == "auto" and ways[0] is prefix else ways[0]
+    tolerance = TOLERANCE[str(model.dtype).removeprefix("torch.")]
+    for way in ways:
+        try:
+            difference = disagreement(model, *batch(way, rows), bos)
+            problem = f"differs from whole passes by {difference:.2g} nats per token"
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
+            difference, problem = np.inf, f"failed ({error})"
+        if difference <= tolerance:
+            return way
+        if way is not ways[-1]:
+            warnings.warn(f"{way.__name__} scoring {problem}; trying another way", stacklevel=3)
+    cure = "report this model family"
+    if method != "auto":
+        cure = f"pass method='auto' to let another way be tried, or {cure}"
+    raise RuntimeError(
+        f"{way.__name__} scoring of {type(model).__name__} {problem}, more than {tolerance}: {cure}"
+    )
 
 
 def disagreement(model, values: dict, windows, partners, bos) -> float:

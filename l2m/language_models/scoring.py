@@ -8,15 +8,15 @@ alone (`marginal`), and, for the continuation Y' of a *partner* window, after X 
 model allows (`likelihood`). `score_whole` is the naive twin, for any density whatever.
 """
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from l2m.language_models import packing
+from l2m.language_models.shards import Shards
 
 COMPILE_FROM = 1 << 26  # packed tokens; compiling layers takes as long as 2^25 of them without
-TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "bfloat16": 0.05, "float16": 0.01}  # nats per token
 
 
 @dataclass
@@ -129,8 +129,8 @@ def score(
     windows : (n, T) token ids without BOS, T at most the model's context; or `Corpus.windows`.
     splits : ℓ's, each < T; by default 2, 4, 8, … with ratio·ℓ ≤ T.
     ratio : r = L/ℓ; the continuation of split ℓ has (r−1)·ℓ tokens, cut at the window's end.
-    partners : (n,) or (k, n) window indices; `partner_permutation` of `n_partners` and `seed` by
-        default.
+    partners : (n,) or (k, n) window indices; by default `n_partners` permutations that never
+        stay within a group, drawn with `seed`.
     bos_token_id : the token every sequence starts with; by default the model's own.
     groups : (n,) book of each window; those of `Corpus.windows` by default.
     method : "packed", "prefix", "whole" (see `likelihood`), or "auto": the first that is exact.
@@ -147,9 +147,8 @@ def score(
     the folder or has filled it.
     """
     import torch
-    from tqdm.auto import tqdm
 
-    from l2m.language_models.shards import Shards
+    from l2m.language_models.likelihood import exact_way
 
     windows, groups, splits, partners = _checked(
         windows, groups, splits, ratio, partners, n_partners, seed, model
@@ -190,7 +189,7 @@ def score(
     with torch.inference_mode(), Shards(folder, model, settings, 4 * batch_size, repair) as shards:
         missing = shards.missing()
         if missing:  # nothing is left to check of a finished folder
-            way = _exact_way(model, method, batch, np.arange(min(check, batch_size, n)), bos)
+            way = exact_way(model, method, batch, np.arange(min(check, batch_size, n)), bos)
         bar = tqdm(total=n, initial=shards.done, unit="window", disable=not progress)
         for number, rows in missing.items():
             parts = []
@@ -207,42 +206,6 @@ def score(
         every = np.stack([values["shuffled", split, k] for k in range(len(partner_rows))])
         shuffled[split] = every.reshape(*partners.shape, -1)
     return Scores(values["joint",], marginal, shuffled, partners, ratio, groups)
-
-
-def _exact_way(model, method, batch, rows, bos):
-    """The named way, or the first of packed, prefix, whole that agrees with whole passes."""
-    import torch
-
-    from l2m.language_models import likelihood
-
-    ways = [likelihood.packed, likelihood.prefix, likelihood.whole]
-    if method != "auto":
-        ways = [way for way in ways if way.__name__ == method]
-        if not ways:
-            raise ValueError(f"unknown method {method!r}: 'packed', 'prefix', 'whole' or 'auto'")
-    elif getattr(model, "_is_stateful", False) or not model._supports_attention_backend:
-        ways = ways[1:]  # a recurrent state cannot be packed, nor attention that we cannot replace
-    if not len(rows):  # prefix reuse is not taken unchecked, unless it was asked for
-        return ways[-1] if method == "auto" and ways[0] is likelihood.prefix else ways[0]
-    tolerance = TOLERANCE[str(model.dtype).removeprefix("torch.")]
-    for way in ways:
-        try:
-            difference = likelihood.disagreement(model, *batch(way, rows), bos)
-            problem = f"differs from whole passes by {difference:.2g} nats per token"
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
-            difference, problem = np.inf, f"failed ({error})"
-        if difference <= tolerance:
-            return way
-        if way is not ways[-1]:
-            warnings.warn(f"{way.__name__} scoring {problem}; trying another way", stacklevel=3)
-    cure = "report this model family"
-    if method != "auto":
-        cure = f"pass method='auto' to let another way be tried, or {cure}"
-    raise RuntimeError(
-        f"{way.__name__} scoring of {type(model).__name__} {problem}, more than {tolerance}: {cure}"
-    )
 
 
 def _checked(windows, groups, splits, ratio, partners, n_partners, seed, model=None):

@@ -12,6 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from l2m.files import digest, held, sha256, write_atomic
 
@@ -90,9 +92,6 @@ class Shards:
         if self.folder is None:
             self.values[number] = values
             return
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         columns = {"window": pa.array(self.rows[number])}
         for key, x in values.items():
             flat = pa.array(np.ascontiguousarray(x, dtype=np.float32).ravel())
@@ -131,8 +130,6 @@ def model_hash(model) -> str:
 
 
 def _read(file):
-    import pyarrow.parquet as pq
-
     table = pq.read_table(file)
     out = {}
     for name in table.column_names[1:]:

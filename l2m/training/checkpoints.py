@@ -9,6 +9,8 @@ import warnings
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from l2m.files import write_atomic
 
@@ -17,8 +19,6 @@ KEPT = 2  # the last one, and the one before in case the disk harms it
 
 def save(folder, step: int, rows: list, model, optimiser, about: dict) -> Path:
     """Write `step-<step>.safetensors` atomically and remove all but the newest `KEPT`."""
-    from safetensors.torch import save_file
-
     header = {"step": str(step), "rows": json.dumps(rows), "about": json.dumps(about)}
     path, tensors = Path(folder) / f"step-{step:08d}.safetensors", _tensors(model, optimiser)
     write_atomic(path, lambda temporary: save_file(tensors, temporary, header))
@@ -28,12 +28,7 @@ def save(folder, step: int, rows: list, model, optimiser, about: dict) -> Path:
 
 
 def load_latest(folder, model, optimiser, about: dict) -> tuple[int, list]:
-    """Load the newest readable checkpoint into model and optimiser: its step and metrics, or 0, [].
-
-    RuntimeError if the folder holds the checkpoints of another run.
-    """
-    from safetensors import SafetensorError, safe_open
-
+    """Load the newest readable checkpoint: step, rows, or 0, []; RuntimeError if another run's."""
     for path in reversed(_files(folder)):
         try:
             with safe_open(path, framework="pt") as file:
@@ -48,17 +43,14 @@ def load_latest(folder, model, optimiser, about: dict) -> tuple[int, list]:
                 with torch.no_grad():
                     for name, tensor in _tensors(model, optimiser).items():
                         tensor.copy_(file.get_tensor(name))
+                return int(header["step"]), json.loads(header["rows"])
         except SafetensorError as error:
             warnings.warn(f"{path.name} is damaged ({error}); going on without it", stacklevel=2)
-            continue
-        return int(header["step"]), json.loads(header["rows"])
     return 0, []
 
 
 def load_weights(folder, model) -> int:
     """Load the newest checkpoint's weights, for evaluation: its step; FileNotFoundError if none."""
-    from safetensors import safe_open
-
     files = _files(folder)
     if not files:
         raise FileNotFoundError(f"no checkpoint in {folder}: train first")

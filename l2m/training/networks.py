@@ -130,9 +130,8 @@ def require_kernels(model) -> None:
     Mamba-1 has one of ours, in Triton, which comes with torch; Mamba-2 has those of mamba-ssm.
     """
     kind = model.config.model_type
-    if kind not in ("mamba", "mamba2") or (kind == "mamba" and importlib.util.find_spec("triton")):
-        return
-    if missing := missing_kernels():
+    own = kind == "mamba" and importlib.util.find_spec("triton")
+    if kind in STATE and not own and (missing := missing_kernels()):
         raise ModuleNotFoundError(
             f"training {kind} on a GPU needs {' and '.join(missing)}: run `pip "
             "install --no-build-isolation mamba-ssm causal-conv1d` (needs a CUDA toolkit)"
