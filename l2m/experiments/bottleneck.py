@@ -15,24 +15,12 @@ import pandas as pd
 
 
 def build_bottlenecks(vocab_size, length, dims, bits=1, seed=0):
-    """Build one gated recurrent model per entry of `dims`, run side by side as one batch.
+    """One gated recurrent model per entry of `dims`, run side by side as one batch.
 
-    Parameters
-    ----------
-    vocab_size, length : int
-        M, and L, the number of positions.
-    dims : list of int
-        d of every model, 0 allowed.
-    bits : int
-        b, of each scalar.
-    seed : int
-        Of the weights.
-
-    Returns
-    -------
-    torch.nn.Module
-        ``model(tokens, start=0)`` maps (n, T) int64 to log q(x_{t+1} | x_{1:t}) for t >= start,
-        counted from 0: (models, n, T − start, M).
+    `vocab_size` is M, `length` L, the number of positions; `dims` are the d's, 0 allowed, `bits` is
+    b of each scalar; `seed` that of the weights. Returns a torch.nn.Module: ``model(tokens,
+    start=0)`` maps (n, T) int64 to log q(x_{t+1} | x_{1:t}) for t >= start, counted from 0:
+    (models, n, T − start, M), nats.
     """
     import torch
     from torch import nn
@@ -79,13 +67,9 @@ def quantise(z, bits):
 
 
 def captured_mi(model, source, split, length, n, rng):
-    """Return how much of I_BP(split; length) each model captures, and its standard error.
+    """How much of I_BP(split; length) each model captures, and the standard error: (models,) each.
 
     Captured is I_BP − E[log p(Y|X) − log q(Y|X)], in nats; the expectation over `n` windows.
-
-    Returns
-    -------
-    captured, stderr : arrays (models,)
     """
     import torch
 
@@ -104,51 +88,36 @@ def train_bottlenecks(
 
     Parameters
     ----------
-    source : object
-        Of `l2m.sources`, with ``vocab_size``, ``sample``, ``log_prob`` and ``bipartite_mi``.
-    split, length : int
-        ℓ and L; X is the first ℓ tokens, Y the other L − ℓ.
-    dims, bits, seed
-        See `build_bottlenecks`; the seed also makes the training windows.
-    steps, batch, lr : int, int, float
-        Adam with a cosine schedule, fresh windows every step.
+    source : of `l2m.sources`, with ``vocab_size``, ``sample``, ``log_prob`` and ``bipartite_mi``.
+    split, length : ℓ and L; X is the first ℓ tokens, Y the other L − ℓ.
+    dims, bits, seed : as in `build_bottlenecks`; the seed also makes the training windows.
+    steps, batch, lr : Adam with a cosine schedule, fresh windows every step.
 
-    Returns
-    -------
-    DataFrame
-        ``dim, bits, captured, stderr, mi, bound``, in nats; a row a model.
+    Returns the DataFrame ``dim, bits, captured, stderr, mi, bound``, in nats; one row per model.
     """
     import torch
 
     rng = np.random.default_rng(seed)
     model = build_bottlenecks(source.vocab_size, length, dims, bits, seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    optimiser = torch.optim.Adam(model.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
         tokens = torch.as_tensor(source.sample(batch, length, rng))
         loss = -_log_prob(model, tokens, split).mean(dim=1).sum()
-        optimizer.zero_grad()
+        optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), float(len(dims)))
-        optimizer.step()
+        optimiser.step()
         schedule.step()
-    captured, stderr = captured_mi(
-        model, source, split, length, 4096, np.random.default_rng(~seed % 2**32)
-    )
-    return pd.DataFrame(
-        {
-            "dim": dims,
-            "bits": bits,
-            "captured": captured,
-            "stderr": stderr,
-            "mi": source.bipartite_mi(split, length),
-            "bound": np.array(dims) * bits * np.log(2) + np.log(source.vocab_size),
-        }
-    )
+    fresh = np.random.default_rng(~seed % 2**32)
+    captured, stderr = captured_mi(model, source, split, length, 4096, fresh)
+    bound = np.array(dims) * bits * np.log(2) + np.log(source.vocab_size)
+    table = {"dim": dims, "bits": bits, "captured": captured, "stderr": stderr}
+    return pd.DataFrame(table | {"mi": source.bipartite_mi(split, length), "bound": bound})
 
 
 def _log_prob(model, tokens, split):
-    """Return log q(Y|X) of every window and model, (models, n)."""
+    """log q(Y|X) of every window and model, (models, n)."""
     log_q = model(tokens[:, :-1], start=split - 1)
     target = tokens[None, :, split:, None].expand(len(log_q), -1, -1, -1)
     return log_q.gather(-1, target).squeeze(-1).sum(dim=-1)

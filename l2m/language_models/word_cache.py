@@ -1,4 +1,4 @@
-"""What a language model misses of its past: mix it with a cache of what it has read, and see.
+"""A cache of words beside a language model: what the model misses of its past.
 
 A cache model {cite}`kuhn1990cache` predicts that words come back, and what followed a word follows
 it again. It knows nothing else, so if it improves a language model, that model had left something
@@ -14,25 +14,17 @@ FROM = 8  # tokens; before, there is nothing to come back
 
 
 def missed_table(scores, tokens) -> pd.DataFrame:
-    """What the cache adds, window by window.
+    """What the cache adds, window by window, from the `Scores` of windows and their tokens (n, T).
 
-    Parameters
-    ----------
-    scores : `Scores` of windows; tokens : (n, T), the windows.
-
-    Returns
-    -------
-    DataFrame `window, book, split, joint, marginal` (nats): what is gained on the ℓ tokens of Y
-    after X, with a cache of X and of Y so far, and without X, with a cache of Y so far.
+    Returns the DataFrame `window, book, split, joint, marginal` (nats): what is gained on the ℓ
+    tokens of Y after X, with a cache of X and of Y so far, and without X, with a cache of Y so far.
     """
-    n = len(tokens)
-    books = scores.books
+    books, rows = scores.books, []
     after_x = cache_gain(scores.joint, tokens, books)
-    rows = []
     for split in scores.splits:
         y = slice(split, 2 * split)
         alone = cache_gain(scores.marginal[split][:, :split], tokens[:, y], books)
-        row = {"window": np.arange(n), "book": books, "split": split}
+        row = {"window": np.arange(len(tokens)), "book": books, "split": split}
         rows.append(pd.DataFrame(row | {"joint": after_x[:, y].sum(1), "marginal": alone.sum(1)}))
     return pd.concat(rows, ignore_index=True)
 
@@ -47,14 +39,13 @@ def cache_gain(log_q, tokens, groups) -> np.ndarray:
     parts = np.stack([q, *map(np.stack, zip(*map(repeats, tokens), strict=True))])
     half = np.unique(groups, return_inverse=True)[1] % 2
     gain = np.zeros_like(q)
-    octaves = [FROM * 2**k for k in range(32) if FROM * 2**k < q.shape[1]]
-    for first in octaves:
-        end = min(2 * first, q.shape[1])
-        some = parts[:, :, first:end]
+    for first in (FROM * 2**k for k in range(32) if FROM * 2**k < q.shape[1]):
+        octave = slice(first, 2 * first)
+        some = parts[:, :, octave]
         for fold in (0, 1):
             weights = mixture_weights(some[:, half != fold].reshape(len(parts), -1))
             mixture = np.tensordot(weights, some[:, half == fold], 1)
-            gain[half == fold, first:end] = np.log(mixture / some[0, half == fold])
+            gain[half == fold, octave] = np.log(mixture / some[0, half == fold])
     return gain
 
 

@@ -1,8 +1,7 @@
 """What makes a model train faster without changing its numbers.
 
 Compiled layers, one at a time, since a model's layers are alike and compile once; the fastest
-attention kernel; a whole step as one CUDA graph. And what share of the
-card's arithmetic a model uses then.
+attention kernel; a whole step as one CUDA graph. And how much arithmetic there is to do.
 """
 
 from contextlib import nullcontext
@@ -18,12 +17,8 @@ CAUSAL = "l2m_causal"
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, NVIDIA's data sheets
 
 # The fastest first; each does only some cases (no mask, half precision, …).
-ATTENTION = (
-    SDPBackend.CUDNN_ATTENTION,
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-)
+ATTENTION = (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION)
+ATTENTION += (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 
 
 def causal_attention(module, query, key, value, attention_mask, scaling=None, **_):
@@ -107,19 +102,17 @@ def graphed(step_on, batches, optimiser, step):
 def flops_per_token(model, length: int) -> float:
     """Floating-point operations of one token's forward and backward pass.
 
-    Six a weight that multiplies (tied embeddings once, positions not), and 6·layers·width·L for
-    causal attention (App. B of PaLM, arXiv 2204.02311, halved since half of the pairs are
-    masked). The scans of Mamba are not counted.
+    Six per weight that multiplies (tied embeddings once, positions not), and 6·layers·width·L for
+    causal attention (App. B of PaLM, arXiv 2204.02311, halved since half of the pairs are masked).
+    The scans of Mamba are not counted.
     """
-    weights = sum(
-        p.numel() for name, p in model.named_parameters() if not name.endswith("wpe.weight")
-    )
+    weights = sum(p.numel() for n, p in model.named_parameters() if not n.endswith("wpe.weight"))
     config = model.config
     attention = config.model_type in ("gpt2", "gpt_neox")
     return 6 * weights + attention * 6 * config.num_hidden_layers * config.hidden_size * length
 
 
 def peak_flops(device) -> float:
-    """Operations a second of the card's data sheet in bf16, or 0 if it is not known."""
+    """Operations per second of the card's data sheet in bf16, or 0 if it is not known."""
     name = device_name(device)
     return next((peak for card, peak in PEAK_FLOPS.items() if card in name), 0.0)

@@ -2,7 +2,7 @@
 
 What is trained on is a *task*, any object with
 
-    length                            L, tokens a sequence
+    length                            L, tokens per sequence
     batch(step, size, rows, device)   tensors of the sequences `rows` (a slice) of the `size` ones
                                       of a step; a pure function of the task's seed and the step
     loss(model, *batch)               scalar, mean over sequences and positions, in nats
@@ -22,17 +22,13 @@ from contextlib import nullcontext
 import numpy as np
 import pandas as pd
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from l2m.language_models.models import default_device, device_name, weights_sha256
-from l2m.training.acceleration import (
-    attention_kernels,
-    flops_per_token,
-    graphed,
-    peak_flops,
-    prepare,
-)
+from l2m.training import acceleration
 from l2m.training.checkpoints import load_latest, save
 from l2m.training.networks import require_kernels
 
@@ -43,9 +39,8 @@ class Training:
 
     Attributes
     ----------
-    steps, batch_size : optimiser steps, and sequences a step (all processes together).
-    learning_rate, warmup_steps : the rate rises linearly for `warmup_steps` to `learning_rate`,
-        then falls to zero as a cosine.
+    steps, batch_size : optimiser steps, and sequences per step (all processes together).
+    learning_rate, warmup_steps : the rate rises linearly to the first, then falls as a cosine to 0.
     weight_decay, grad_clip, betas : of AdamW (matrices alone decay); largest norm of the gradient.
     gradient_accumulation_steps : parts that a step's batch is processed in.
     precision : "bf16" (autocast: matrix products in bf16, weights and losses in fp32) or "fp32".
@@ -93,12 +88,9 @@ def train(
 
     Parameters
     ----------
-    model : of `build_model`.
-    task : see the module's text.
-    folder : where checkpoints go; none are written when None.
-    device : a GPU if there is one when None.
-    deadline : seconds after which training stops at a checkpoint, to go on when called again (a
-        single process only).
+    model, task : of `build_model`, and as the module's text says.
+    folder, device : where checkpoints go, None for none; a GPU if there is one when None.
+    deadline : seconds after which a single process stops at a checkpoint, to go on another time.
     watch : function of the model, asked every `watch_every` steps; a held-out loss, say.
 
     Returns
@@ -107,18 +99,15 @@ def train(
     mean since the row before; `watched` is NaN where nothing was asked. `attrs`: device, tokens,
     tokens_per_second, model_flops_share (None where the card's data sheet is not known).
 
-    Raises
-    ------
-    ModuleNotFoundError
-        If a Mamba is to train on a GPU without its kernels.
-    RuntimeError
-        If the folder holds another run's checkpoints, or the loss stops being a number.
-    ValueError
-        If the batch does not divide among processes and parts.
+    Raises ModuleNotFoundError if a Mamba is to train on a GPU without its kernels; RuntimeError if
+    the folder holds another run's checkpoints, or the loss stops being a number; TypeError if there
+    is a folder, but the task has no `about`; ValueError if the batch does not divide among
+    processes and parts, or there can be no graph.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = torch.device(device or default_device())
-    if device.type == "cuda" and device.index is not None:
+    cuda = device.type == "cuda"
+    if cuda and device.index is not None:
         torch.cuda.set_device(device)
     parts = config.gradient_accumulation_steps
     share = config.batch_size // (world * parts)
@@ -127,15 +116,18 @@ def train(
             f"a batch of {config.batch_size} sequences does not divide among {world} process(es) × "
             f"gradient_accumulation_steps={parts}"
         )
-    if config.graph and (world > 1 or device.type != "cuda"):
+    if config.graph and (world > 1 or not cuda):
         raise ValueError("graph=True needs one process and a GPU")
-    if device.type == "cuda":
+    if cuda:
         require_kernels(model)
     model.to(device).train()
-    prepare(model, config.compile)
+    acceleration.prepare(model, config.compile)
     objective = _Objective(model, task)
     if world > 1:
-        objective = _distributed(objective, device)
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if cuda else "gloo")
+        ids = [device.index] if cuda else None
+        objective = DistributedDataParallel(objective, ids, gradient_as_bucket_view=True)
     optimiser = _optimiser(model, config, device)
     about = _identity(model, task, config) if folder else {}
     start, rows = load_latest(folder, model, optimiser, about) if folder else (0, [])
@@ -145,7 +137,7 @@ def train(
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
             with nullcontext() if last or world == 1 else objective.no_sync():
-                with autocast(device, config.precision), attention_kernels(device):
+                with autocast(device, config.precision), acceleration.attention_kernels(device):
                     loss = objective(*batch) / parts
                 loss.backward()
             total = total + loss.detach()
@@ -155,49 +147,46 @@ def train(
         return total, norm
 
     def batches(step):
-        first = rank * share * parts
-        rows = [slice(first + i * share, first + (i + 1) * share) for i in range(parts)]
-        return [task.batch(step, config.batch_size, part, device) for part in rows]
+        starts = range(rank * share * parts, (rank + 1) * share * parts, share)
+        return [task.batch(step, config.batch_size, slice(i, i + share), device) for i in starts]
 
     def eager(step):
         optimiser.zero_grad(set_to_none=True)
         return step_on(batches(step))
 
-    advance = eager
-    if config.graph and start < config.steps:
-        advance = graphed(step_on, batches, optimiser, start)
+    graph = config.graph and start < config.steps
+    advance = acceleration.graphed(step_on, batches, optimiser, start) if graph else eager
     tokens = config.batch_size * task.length
-    flops = flops_per_token(model, task.length)
-    peak = peak_flops(device) * world
+    flops = acceleration.flops_per_token(model, task.length)
+    peak = acceleration.peak_flops(device) * world
     losses, clock = [], time.perf_counter()
     until = clock + deadline
-    bar = tqdm(
-        total=config.steps * tokens,
-        initial=start * tokens,
-        unit="token",
-        unit_scale=True,
-        disable=not (progress and rank == 0),
-        mininterval=1,
-    )
+    shown = {"unit": "token", "unit_scale": True, "mininterval": 1}
+    shown["disable"] = not (progress and rank == 0)
+    bar = tqdm(total=config.steps * tokens, initial=start * tokens, **shown)
     for step in range(start, config.steps):
+        rate = config.rate_at(step)
         for group in optimiser.param_groups:
-            _set_rate(group, config.rate_at(step))
+            group["lr"] = group["lr"].fill_(rate) if cuda else rate  # there a graph reads it
         loss, norm = advance(step)
         losses.append(loss.clone())
         bar.update(tokens)
-        done = step + 1
+        done, end = step + 1, step + 1 == config.steps
         late = world == 1 and time.perf_counter() > until
-        saving = late or done == config.steps or _due(done, config.save_every)
-        watching = watch is not None and (done == config.steps or _due(done, watch_every))
-        if saving or watching or _due(done, config.log_every):
-            value = _mean(losses, world)
+        saving = late or end or done % (config.save_every or config.steps) == 0
+        watching = watch is not None and (end or done % (watch_every or config.steps) == 0)
+        if saving or watching or done % (config.log_every or config.steps) == 0:
+            mean = torch.stack(losses).mean()
+            if world > 1:
+                dist.all_reduce(mean)
+            value = float(mean / world)
             if not math.isfinite(value):
                 raise RuntimeError(
                     f"the loss is {value} at step {done}: lower the learning rate, "
                     f"{config.learning_rate}"
                 )
             seconds = time.perf_counter() - clock
-            rows.append([done, done * tokens, value, config.rate_at(step), float(norm), seconds])
+            rows.append([done, done * tokens, value, rate, float(norm), seconds])
             rows[-1].append(float(watch(model)) if watching else None)
             use = len(losses) * tokens / seconds * flops / peak if peak else 0.0
             bar.set_postfix_str(f"loss {value:.4f}" + (f", {use:.0%} of peak" if peak else ""))
@@ -214,15 +203,13 @@ def train(
 def evaluate_positions(model, task, batches, precision="bf16") -> np.ndarray:
     """The task's loss at every position, in nats: float64 (n, L) over all sequences of `batches`.
 
-    Parameters
-    ----------
-    batches : iterable of tuples of tensors on the model's device, as the task's `batch` gives.
+    Each of the `batches` is a tuple of tensors on the model's device, as the task's `batch` gives.
     """
     out = []
     for batch in batches:
         device = batch[0].device
         eager = torch.compiler.set_stance("force_eager")  # compiling again would take longer
-        with eager, autocast(device, precision), attention_kernels(device):
+        with eager, autocast(device, precision), acceleration.attention_kernels(device):
             out.append(task.values(model, *batch).double().cpu().numpy())
     return np.concatenate(out)
 
@@ -257,74 +244,30 @@ def _identity(model, task, config) -> dict:
     return json.loads(json.dumps(parts, default=str))
 
 
-def _distributed(objective, device):
-    import torch.distributed as dist
-
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    ids = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(
-        objective, device_ids=ids, gradient_as_bucket_view=True
-    )
-
-
 def _optimiser(model, config, device):
     """AdamW with its state made now, so that graphs and checkpoints find it."""
     named = dict(model.named_parameters())
     kept = [n for n, p in named.items() if p.ndim < 2 or n.endswith("A_log")]
-    groups = [
-        {"params": [p for n, p in named.items() if n not in kept]},
-        {"params": [named[n] for n in kept], "weight_decay": 0.0},
-    ]
+    decaying = {"params": [p for n, p in named.items() if n not in kept]}
+    groups = [decaying, {"params": [named[n] for n in kept], "weight_decay": 0.0}]
     cuda = device.type == "cuda"
     rate = torch.tensor(config.learning_rate, device=device) if cuda else config.learning_rate
-    optimiser = torch.optim.AdamW(
-        groups,
-        lr=rate,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        fused=True,
-        capturable=cuda,
-    )
+    how = {"betas": config.betas, "weight_decay": config.weight_decay}
+    optimiser = torch.optim.AdamW(groups, lr=rate, **how, fused=True, capturable=cuda)
     for parameter in named.values():
-        optimiser.state[parameter] = {
-            "step": torch.zeros((), device=device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
+        moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        optimiser.state[parameter] = {"step": torch.zeros((), device=device)} | moments
     return optimiser
-
-
-def _due(done, every):
-    return bool(every) and done % every == 0
-
-
-def _set_rate(group, rate):
-    if isinstance(group["lr"], torch.Tensor):
-        group["lr"].fill_(rate)
-    else:
-        group["lr"] = rate
 
 
 def _table(rows, device, flops, peak) -> pd.DataFrame:
     """What `train` returns, from its rows."""
     columns = ["step", "tokens", "loss", "learning_rate", "grad_norm", "seconds", "watched"]
     table = pd.DataFrame(rows, columns=columns).astype({"watched": float})
-    steady = table.iloc[len(table) // 10 :]  # without compiling and warming up
-    done = steady.tokens.max() - table.tokens.shift(fill_value=0).iloc[len(table) // 10]
-    speed = float(done / steady.seconds.sum()) if len(table) else float("nan")
-    table.attrs = {
-        "device": device_name(device),
-        "tokens": int(table.tokens.max()) if len(table) else 0,
-        "tokens_per_second": speed,
-        "model_flops_share": speed * flops / peak if peak else None,
-    }
+    first = len(table) // 10  # without compiling and warming up
+    done = table.tokens.max() - table.tokens.shift(fill_value=0).iloc[first]
+    speed = float(done / table.seconds.iloc[first:].sum())
+    use = speed * flops / peak if peak else None
+    table.attrs = {"device": device_name(device), "tokens": int(table.tokens.max())}
+    table.attrs |= {"tokens_per_second": speed, "model_flops_share": use}
     return table
-
-
-def _mean(losses, world):
-    mean = torch.stack(losses).mean()
-    if world > 1:
-        torch.distributed.all_reduce(mean)
-        mean /= world
-    return float(mean)

@@ -2,14 +2,13 @@
 
 The logits of a batch are its largest tensor by far: 32,768 tokens of 49,152 logits take 6.4 GB in
 fp32, and softmax and its gradient read them several times. Here logits exist for one chunk of
-tokens at a time, and the chunk's gradients are taken while they exist, so that nothing is computed
-twice. Products are taken in the dtype of autocast, the softmax in fp32, gradients are summed in
-fp32.
+tokens at a time, and the chunk's gradients are taken meanwhile, so that nothing is computed twice.
+Products are taken in the dtype of autocast; the softmax, and sums of gradients, in fp32.
 """
 
 import torch
 
-from l2m.language_models.likelihood import hidden_states, log_likelihood
+from l2m.language_models.likelihood import hidden_after_bos, sequences
 from l2m.language_models.packing import compiled
 from l2m.training.acceleration import autocast_dtype
 
@@ -18,33 +17,21 @@ CHUNK_BYTES = 1 << 32  # of a chunk's logits in fp32; they live in the dtype of 
 
 def token_loss(model, tokens, bos_token_id: int):
     """Mean loss of a language model on tokens (B, L), BOS in front: fp32 scalar, nats."""
-    hidden = _last_hidden(model, tokens, bos_token_id).flatten(0, 1)
+    hidden = hidden_after_bos(model, tokens, bos_token_id).flatten(0, 1)
     return linear_cross_entropy(hidden, model.get_output_embeddings().weight, tokens.flatten())
 
 
 @torch.no_grad()
 def token_values(model, tokens, bos_token_id: int):
     """Loss of every token, fp32 (B, L), in nats, not differentiable."""
-    return -log_likelihood(model, _last_hidden(model, tokens, bos_token_id), tokens)
-
-
-def _last_hidden(model, tokens, bos_token_id):
-    bos = torch.full_like(tokens[:, :1], bos_token_id)
-    return hidden_states(model, input_ids=torch.cat([bos, tokens[:, :-1]], 1))
+    return -sequences(model, tokens, bos_token_id)
 
 
 def linear_cross_entropy(hidden, weight, targets):
-    """Mean of -log softmax(hidden · weightᵀ)[targets], in nats, differentiable.
+    """Mean of -log softmax(hidden · weightᵀ)[targets]: fp32 scalar, nats, differentiable.
 
-    Parameters
-    ----------
-    hidden : (N, width), last hidden states.
-    weight : (M, width), output embeddings.
-    targets : (N,) token ids.
-
-    Returns
-    -------
-    fp32 scalar.
+    `hidden` (N, width) are last hidden states, `weight` (M, width) output embeddings, `targets`
+    (N,) token ids.
     """
     return _LinearCrossEntropy.apply(hidden, weight, targets)
 
@@ -60,8 +47,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         # compiled, it is two passes over the logits
         softmax = compiled(_softmax) if hidden.is_cuda else _softmax
-        for start in range(0, len(targets), _rows(weight)):
-            part = slice(start, start + _rows(weight))
+        # tokens per chunk: a power of two, so that most batches split evenly
+        rows = 1 << max(4, (CHUNK_BYTES // (4 * weight.shape[0])).bit_length() - 1)
+        for start in range(0, len(targets), rows):
+            part = slice(start, start + rows)
             logits = hidden[part] @ weight.T
             nll, grad_logits = softmax(logits, targets[part], 1 / len(targets))
             loss += nll
@@ -84,9 +73,3 @@ def _softmax(logits, targets, scale: float):
     hot = torch.arange(wide.shape[1], device=wide.device) == targets[:, None]
     grad = ((wide - log_norm).exp() - hot.float()) * scale
     return nll, grad.to(logits.dtype)
-
-
-def _rows(weight):
-    """Tokens a chunk: a power of two, so that most batches split evenly."""
-    rows = CHUNK_BYTES // (4 * weight.shape[0])
-    return 1 << max(4, rows.bit_length() - 1)

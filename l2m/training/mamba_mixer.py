@@ -56,17 +56,8 @@ def _fused(mixer, hidden):
     from mamba_ssm.ops.selective_scan_interface import mamba_inner_fn
 
     xz = (mixer.in_proj.weight @ hidden.flatten(0, 1).T).view(-1, *hidden.shape[:2])
-    return mamba_inner_fn(
-        xz.transpose(0, 1),
-        mixer.conv1d.weight,
-        mixer.conv1d.bias,
-        mixer.x_proj.weight,
-        mixer.dt_proj.weight,
-        mixer.out_proj.weight,
-        mixer.out_proj.bias,
-        -mixer.A_log.float().exp(),
-        D=mixer.D.float(),
-        delta_bias=mixer.dt_proj.bias.float(),
-        delta_softplus=True,
-        checkpoint_lvl=0,
-    )
+    weights = [mixer.conv1d.weight, mixer.conv1d.bias, mixer.x_proj.weight, mixer.dt_proj.weight]
+    weights += [mixer.out_proj.weight, mixer.out_proj.bias, -mixer.A_log.float().exp()]
+    step = {"delta_bias": mixer.dt_proj.bias.float(), "delta_softplus": True}
+    D = mixer.D.float()
+    return mamba_inner_fn(xz.transpose(0, 1), *weights, D=D, **step, checkpoint_lvl=0)

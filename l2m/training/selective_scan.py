@@ -14,6 +14,7 @@ import os
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 from torch.nn.functional import pad
 
 CHUNK, STEPS = tl.constexpr(64), tl.constexpr(8)
@@ -129,9 +130,7 @@ def _grid(u, N):
 
 
 @torch.library.custom_op("l2m::selective_scan", mutates_args=())
-def _scan(
-    u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
     if not (u.is_cuda or INTERPRETED):
         raise ValueError("the selective scan needs a GPU, or TRITON_INTERPRET=1 set at the start")
     (b, L, D), N = u.shape, A.shape[1]
@@ -148,14 +147,8 @@ def _(u, delta, A, B, C):
 
 @torch.library.custom_op("l2m::selective_scan_backward", mutates_args=())
 def _scan_backward(
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    starts: torch.Tensor,
-    dy: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, starts: Tensor, dy: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     (b, L, D), N = u.shape, A.shape[1]
     out = [torch.empty_like(u), torch.empty_like(delta), A.new_empty(b, D, N)]
     out += [torch.zeros_like(B), torch.zeros_like(C)]
@@ -194,25 +187,15 @@ def selective_scan_reference(u, delta, A, B, C):
 
 
 def selective_scan(u, delta, A, B, C):
-    """Outputs of the selective scan of Mamba-1, from a state of zeros; differentiable.
+    """Outputs (batch, L, D), in u's dtype, of Mamba-1's selective scan from a state of zeros.
+
+    Differentiable. ValueError off a GPU, unless Triton interprets its kernels.
 
     Parameters
     ----------
-    u, delta : tensors (batch, L, D)
-        Input of each channel and its step Δ (positive); on a GPU.
-    A : tensor (D, N)
-        Rates of the states of each channel (negative).
-    B, C : tensors (batch, L, N)
-        What the input adds to the states, and how the output reads them.
-
-    Returns
-    -------
-    y : tensor (batch, L, D), of u's dtype
-
-    Raises
-    ------
-    ValueError
-        Off a GPU, unless Triton interprets its kernels.
+    u, delta : (batch, L, D), the input of each channel and its step Δ (positive); on a GPU.
+    A : (D, N), rates of the states of each channel (negative).
+    B, C : (batch, L, N), what the input adds to the states, and how the output reads them.
     """
     length, states = u.shape[1], A.shape[1]
     # the kernels take whole chunks, and a power of two of states
