@@ -9,21 +9,31 @@ place alone takes a third or more off a Mamba's divergence at 256. At fixed leng
 divergence falls with the state until the state is about twice the numbers needed, then no more.
 """
 
-LENGTHS = (64, 256, 1024)
-LEARNED = {"family": "gpt2", "precision": "bf16"}  # with matrix products in TF32 it is no better
-ROTARY = LEARNED | {"positions": "rotary"}
+GPT2 = {"family": "gpt2", "precision": "bf16"}
+ROTARY = GPT2 | {"positions": "rotary"}
 MAMBA, WIDE_STATE = ({"family": "mamba", "state": state} for state in (16, 64))
 CLOCK = {"clock": True}
-RATES = (7.5e-4, 1.5e-3, 3e-3, 6e-3)
 
 
-def gaussian_rates():
-    """Which learning rate each network wants: a quarter of the budget, at one length."""
-    networks = [ROTARY, LEARNED, MAMBA | CLOCK, MAMBA, ROTARY | CLOCK, WIDE_STATE | CLOCK]
+def gaussian_book():
+    """The published grid: rates at one length, with and without a clock; then other lengths."""
+    rates = [  # each at its own, at L = 256
+        *((ROTARY | CLOCK, rate) for rate in (7.5e-4, 1.5e-3, 3e-3, 6e-3)),
+        *((network, rate) for network in (MAMBA, MAMBA | CLOCK) for rate in (7.5e-4, 1.5e-3, 3e-3)),
+        *((network, rate) for network in (ROTARY, GPT2) for rate in (1.5e-3, 3e-3)),
+        *((network, 1.5e-3) for network in (GPT2 | CLOCK, WIDE_STATE | CLOCK)),
+    ]
+    slow, usual = {"learning_rate": 7.5e-4}, {"learning_rate": 1.5e-3}
+    short = [GPT2, ROTARY, ROTARY | CLOCK, MAMBA, MAMBA | CLOCK, WIDE_STATE | CLOCK]
+    lengths = [network | slow for network in (ROTARY | CLOCK, MAMBA | CLOCK)]
     return [
-        {**network, "length": 256, "steps": 2000, "learning_rate": rate}
-        for rate in RATES
-        for network in networks
+        *(network | {"length": 256, "learning_rate": rate} for network, rate in rates),
+        *(network | {"length": length} for length in (64, 1024) for network in lengths),
+        *(ROTARY | usual | {"length": length} for length in (64, 1024)),
+        MAMBA | slow | {"length": 1024},
+        ROTARY | CLOCK | slow | {"length": 4096, "steps": 30_600},
+        *(network | slow | {"length": 256, "steps": 2000} for network in short),
+        *(network | usual | {"length": 256, "steps": 2000} for network in (GPT2, ROTARY)),
     ]
 
 
@@ -53,7 +63,7 @@ def gaussian_paper():
     return [
         {"family": family, "length": length, "layers": layers, "width": width}
         | {**budget, "vectors": 4 * length}
-        for length in (*LENGTHS, 4096, 16_384)
+        for length in (64, 256, 1024, 4096, 16_384)
         for family, known in sizes.items()
         for layers, width in known
     ]
@@ -61,7 +71,7 @@ def gaussian_paper():
 
 GAUSSIAN = {
     "smoke": gaussian_smoke,
-    "rates": gaussian_rates,
+    "book": gaussian_book,
     "paper": gaussian_paper,
 }
 
