@@ -77,8 +77,7 @@ def captured_mi(model, source, split, length, n, rng):
     with torch.inference_mode():
         log_q = _log_prob(model, torch.as_tensor(windows), split).numpy().astype(float)
     gap = source.log_prob(windows)[:, split:].sum(axis=1) - log_q
-    captured = source.bipartite_mi(split, length) - gap.mean(axis=1)
-    return captured, gap.std(axis=1) / np.sqrt(n)
+    return source.bipartite_mi(split, length) - gap.mean(axis=1), gap.std(axis=1) / np.sqrt(n)
 
 
 def train_bottlenecks(
@@ -86,14 +85,14 @@ def train_bottlenecks(
 ):
     """Train models with states of `dims` scalars to predict Y from X; measure what they capture.
 
+    Returns the DataFrame ``dim, bits, captured, stderr, mi, bound``, in nats; one row per model.
+
     Parameters
     ----------
     source : of `l2m.sources`, with ``vocab_size``, ``sample``, ``log_prob`` and ``bipartite_mi``.
     split, length : ℓ and L; X is the first ℓ tokens, Y the other L − ℓ.
     dims, bits, seed : as in `build_bottlenecks`; the seed also makes the training windows.
     steps, batch, lr : Adam with a cosine schedule, fresh windows every step.
-
-    Returns the DataFrame ``dim, bits, captured, stderr, mi, bound``, in nats; one row per model.
     """
     import torch
 
