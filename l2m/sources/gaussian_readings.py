@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 from scipy import linalg
 
-from l2m.sources.gaussian import COPIES, GaussianFamily, M, check_positions
+from l2m.sources.gaussian import COPIES, GaussianFamily, M, on_device
 from l2m.sources.markov import check_split
 
 PAPER, ALTERNATING = (1, 1, 1, 1), (1, -1, 1, -1)
@@ -31,14 +31,9 @@ def formula(signs=PAPER):
 
 
 def reading(kind, levels, last_step="map", target=2 / 5, signs=PAPER):
-    """Return the family under one reading.
+    """The family whose `last_step` is "map", "replace" or "none"; others as in `GaussianFamily`.
 
-    Parameters
-    ----------
-    kind, levels, signs : see `GaussianFamily`
-    last_step : "map", "replace" or "none"
-    target : float or "formula"
-        The correlation that the last step sets.
+    The `target` may be "formula".
     """
     if last_step not in LAST_STEPS:
         raise ValueError(f"last_step must be one of {', '.join(LAST_STEPS)}, not {last_step!r}.")
@@ -62,22 +57,12 @@ class ReplacedFamily(GaussianFamily):
         super().__init__(kind, levels, target, signs)
 
     def covariance(self, device=None):
-        """C_levels, shape (L, L), float64, by C_k = C_{k-1} ⊗ G + I ⊗ R, entries replaced."""
+        """C_levels, (L, L), float64, by C_k = C_{k-1} ⊗ G + I ⊗ R, entries replaced."""
         matrix = np.eye(1)
         for _ in range(self.levels):
             matrix = self._of_rows(matrix, np.eye(len(matrix)))
-            first = np.arange(3, len(matrix) - 1, 4)
-            matrix[first, first + 1] = matrix[first + 1, first] = self.target
-        if device is None:
-            return matrix
-        import torch
-
-        return torch.as_tensor(matrix, device=device)
-
-    def correlation(self, i, j):
-        """corr(Z_i, Z_j), positions from 0, by descending the levels: no matrix is built."""
-        check_positions(self.length, i, j)
-        return float(self._entry(self.levels, *sorted((i, j))))
+            _replace(matrix, self.target)
+        return on_device(matrix, device)
 
     def sample(self, n, rng):
         """n independent samples, float64 (n, L)."""
@@ -110,12 +95,14 @@ class ReplacedFamily(GaussianFamily):
     def _triangle(self):
         return self.cholesky()
 
-    def _entry(self, level, i, j):
+    def _correlation(self, i, j, level=None):
+        """By descending the levels: no matrix is built."""
+        level, (i, j) = self.levels if level is None else level, sorted((i, j))
         if level == 0:
             return 1.0
         if j == i + 1 and j % 4 == 0:
             return self.target
-        below = self._entry(level - 1, i // 4, j // 4)
+        below = self._correlation(i // 4, j // 4, level - 1)
         return self._of_rows(np.array([[below]]), np.array([[i // 4 == j // 4]]))[i % 4, j % 4]
 
     def _quarters_log_det(self, quarters):
@@ -153,11 +140,15 @@ class ReplacedFamily(GaussianFamily):
         """I ⊗ R and the last step on `rows` rows, columns in `basis`: (rows, 4, rows, 4)."""
         kept, new = M[:, : COPIES[self.kind]], M[:, COPIES[self.kind] :]
         local = np.kron(np.eye(rows), new @ new.T)
-        first = np.arange(3, 4 * rows - 1, 4)
-        before = (M @ M.T)[0, 1] * (kept @ kept.T)[3, 0]
-        local[first, first + 1] = local[first + 1, first] = -before
+        _replace(local, -(M @ M.T)[0, 1] * (kept @ kept.T)[3, 0])
         local = local.reshape(rows, 4, rows, 4)
         return np.einsum("uavb,ap,bq->upvq", local, basis, basis)
+
+
+def _replace(matrix, value):
+    """Set the entries of the pairs of neighbours in different rows, in place."""
+    first = np.arange(3, len(matrix) - 1, 4)
+    matrix[first, first + 1] = matrix[first + 1, first] = value
 
 
 def _block(fresh, s, left, right):
