@@ -33,25 +33,16 @@ SPARE = 60  # seconds of a deadline that a run keeps back for evaluating
 
 @dataclass(frozen=True)
 class Books:
-    """The books of some runs, and how the models are judged on those held out.
-
-    Attributes
-    ----------
-    corpora, tokenizer, limit : as `token_file` and `load_tokenizer` take them.
-    held_out : books kept from training, drawn with `split_seed`.
-    exclude : titles of books to leave out on both sides.
-    sequences : held-out sequences of a book at most, of each run's length.
-    windows, window_length : held-out windows for the estimate of I_BP.
-    """
+    """The books of some runs, and how the models are judged on those held out."""
 
     corpora: tuple[str, ...] = ("english-novels-100", "eltec-eng")
     tokenizer: str = models.EMBEDDED
-    limit: int | None = None
-    held_out: int = 24
-    split_seed: int = 0
-    exclude: tuple[str, ...] = ()
-    sequences: int = 32
-    windows: int = 256
+    limit: int | None = None  # first books of each corpus
+    held_out: int = 24  # books kept from training
+    split_seed: int = 0  # of their draw
+    exclude: tuple[str, ...] = ()  # titles left out on both sides
+    sequences: int = 32  # held-out ones of a book at most, of each run's length
+    windows: int = 256  # held-out ones, for the estimate of I_BP
     window_length: int = 2048
 
     @cache  # noqa: B019 (there are few)
@@ -165,11 +156,6 @@ class BookRun(Run):
         return self.title
 
     @property
-    def total_tokens(self) -> int:
-        """Tokens that it is trained on."""
-        return self.tokens
-
-    @property
     def steps(self) -> int:
         """Optimiser steps."""
         return -(-self.tokens // self.batch_tokens)
@@ -211,17 +197,10 @@ class BookRun(Run):
             torch.set_float32_matmul_precision("high")  # TF32, where it is not bf16
         model = self.model(file.vocab_size).to(device)
         judge = HeldOut(self, file, model)
-        metrics = train(
-            model,
-            judge.task,
-            self.training(device),
-            self.folder,
-            device,
-            progress,
-            deadline=deadline - SPARE,
-            watch=judge.watch,
-            watch_every=max(1, self.steps // 6),
-        )
+        options = {"deadline": deadline - SPARE, "watch": judge.watch}
+        options["watch_every"] = max(1, self.steps // 6)
+        where = self.folder, device, progress
+        metrics = train(model, judge.task, self.training(device), *where, **options)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         if metrics["step"].max() < self.steps or not main_process():
@@ -242,14 +221,10 @@ class BookRun(Run):
 
 
 class HeldOut:
-    """Held-out books for one run, and a plain copy of its model that shares the weights.
+    """Held-out books for one run, and a plain copy of its `model` that shares the weights.
 
     The copy is not compiled, so that it may be asked anything while the model trains. It stays in
     training mode, in which Mamba takes its fused kernels; there is no dropout to switch off.
-
-    Parameters
-    ----------
-    run : the run; file : its token file; model : the one to train, already on its device.
     """
 
     def __init__(self, run: BookRun, file: TokenFile, model):
@@ -265,8 +240,7 @@ class HeldOut:
 
     def watch(self, _model=None) -> float:
         """Mean loss of some held-out sequences, the same each time, from all books (nats)."""
-        starts, _ = self.sequences()
-        some = evenly(starts, max(1, WATCHED // self.run.length))
+        some = evenly(self.sequences()[0], max(1, WATCHED // self.run.length))
         return float(self._losses(self.held_out, some).mean())
 
     def positions(self) -> pd.DataFrame:

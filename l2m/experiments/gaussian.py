@@ -150,7 +150,7 @@ class GaussianRun(Run):
         return "-".join([*parts, f"L{self.length}", f"seed{self.seed}"])
 
     @property
-    def total_tokens(self) -> int:
+    def tokens(self) -> int:
         """Vectors that it is trained on."""
         return self.steps * self.vectors
 
@@ -211,7 +211,7 @@ class GaussianRun(Run):
             "kl_late": kl[:, half:].mean(),
             "stderr_late": sem(kl[:, half:].mean(axis=1)),
             "entropy": task.entropy().mean(),
-            "tokens": self.total_tokens,
+            "tokens": self.tokens,
             "seconds": curve["seconds"].sum(),
             "vectors_per_second": curve.attrs["tokens_per_second"],
             "device": curve.attrs["device"],

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from l2m.files import cache_dir, digest, held, write_atomic
 from l2m.language_models.models import default_device
-from l2m.results import MissingResult, recorded
+from l2m.results import recorded
 
 CPU_TOKENS = 1_000_000  # more are not trained on without a GPU
 LOG_LINES = 15  # of a failed command, in its report
@@ -38,7 +38,7 @@ class Run:
     """One model to train and evaluate; its experiment's subclass has the fields, and `train`.
 
     A subclass also has `title`, which tells it from others to a reader, without spaces, and
-    `total_tokens`, the tokens, or vectors, that it is trained on.
+    `tokens`, how many, or how many vectors, it is trained on.
     """
 
     chapter = ""  # where the results of its experiment are recorded
@@ -64,7 +64,7 @@ class Run:
 
     def needs_gpu(self) -> bool:
         """Whether it is too large for the device that there is."""
-        return self.total_tokens > CPU_TOKENS and default_device().type != "cuda"
+        return self.tokens > CPU_TOKENS and default_device().type != "cuda"
 
     def finished(self) -> bool:
         """Whether its tables are there."""
@@ -101,22 +101,13 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Grids of runs, and how their tables are recorded.
+    """Grids of runs, and how their tables are recorded."""
 
-    Attributes
-    ----------
-    name : of `l2m train`, such as "gaussian".
-    tables : names of the tables that a run keeps.
-    grids : name → function that returns the runs, the most important first.
-    params : (grid, runs) → what identifies the recorded tables.
-    dtype : what the provenance says of the arithmetic.
-    """
-
-    name: str
-    tables: tuple[str, ...]
-    grids: dict[str, Callable[[], list[Run]]]
-    params: Callable[[str, list[Run]], dict]
-    dtype: str
+    name: str  # of `l2m train`, such as "gaussian"
+    tables: tuple[str, ...]  # names of those that a run keeps
+    grids: dict[str, Callable[[], list[Run]]]  # by name; runs, the most important first
+    params: Callable[[str, list[Run]], dict]  # (grid, runs) → what identifies the recorded tables
+    dtype: str  # what the provenance says of the arithmetic
 
     def runs(self, grid: str) -> list[Run]:
         """The runs of a grid; ValueError if there is no such grid."""
@@ -128,10 +119,8 @@ class Experiment:
         """The run of a grid that is called so; ValueError if there is none."""
         runs = {run.name: run for run in self.runs(grid)}
         if name not in runs:
-            raise ValueError(
-                f"no run {name!r} in the grid {grid!r}: "
-                f"`l2m train {self.name} --grid {grid} --list` names them"
-            )
+            cure = f"`l2m train {self.name} --grid {grid} --list` names them"
+            raise ValueError(f"no run {name!r} in the grid {grid!r}: {cure}")
         return runs[name]
 
     def gather(self, grid: str) -> dict[str, pd.DataFrame]:
@@ -144,26 +133,21 @@ class Experiment:
         prefix = runs[0].chapter + ("/" if grid == "book" else f"/{grid}-")
         names = {recorded_as: name for name, recorded_as in RECORDED_AS.items()}
         for name in self.tables:
-            compute = partial(self._gathered, runs, name, command)
+            compute = partial(self._gathered, runs, name)
             table = recorded(prefix + name, params, compute, command=command)
             tables[name] = table.rename(columns=names)
         return tables
 
-    def _gathered(self, runs: list[Run], name: str, command: str) -> pd.DataFrame:
+    def _gathered(self, runs: list[Run], name: str) -> pd.DataFrame:
         missing = [run.name for run in runs if not run.finished() and run.needs_gpu()]
-        if missing:
+        if missing:  # `recorded` says what is missing, and what makes it
             names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-            raise MissingResult(
-                f"The result {runs[0].chapter}/{name} is not recorded, and {len(missing)} of its "
-                f"{len(runs)} runs have not been trained here and need a GPU: {names}. "
-                f"It is made by `{command}`."
-            )
+            much = f"{len(missing)} of its {len(runs)} runs"
+            raise FileNotFoundError(f"{much} have not been trained here and need a GPU: {names}")
         for run in runs:
             run.carry_out(progress=False)
-        table, about = (
-            pd.concat([run.table(each) for run in runs], ignore_index=True)
-            for each in (name, "runs")
-        )
+        names = name, "runs"
+        table, about = (pd.concat([r.table(n) for r in runs], ignore_index=True) for n in names)
         table.attrs = {
             "device": ", ".join(sorted(set(about["device"]))),
             "dtype": self.dtype,

@@ -44,7 +44,7 @@ def ranks(family):
 
 
 def least_divergence(family, sizes, pieces=32):
-    """Lower bounds on the mean of D_i, in nats, for every linear memory of m numbers: (len(sizes),).
+    """Lower bounds, (len(sizes),) nats, on the mean of D_i of every linear memory of m numbers.
 
     Let V(S) be the least cost in a stretch S against a prediction from the memory at its start and
     all of S so far. Cut it into A then B. What m numbers carry from A to B are at most the first
