@@ -38,6 +38,8 @@ def test_echo_samples_follow_its_law():
     assert np.bincount(windows.ravel()) / windows.size == pytest.approx(1 / 3, abs=0.01)
     with pytest.raises(ValueError, match="length must be 2·size = 8"):
         source.sample(1, 9, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="split must lie between 1 and length - 1 = 7, not 8"):
+        source.bipartite_mi(8, 8)
     with pytest.raises(ValueError, match="noise in"):
         EchoSource(2, 4, 0.6)
 
