@@ -24,20 +24,10 @@ PAPER, ALTERNATING = (1, 1, 1, 1), (1, -1, 1, -1)
 LAST_STEPS = ("map", "replace", "none")
 
 
-def formula(signs=PAPER):
-    """The correlation that Eq. C.23 sets, where `signs` are those of the rows of M."""
-    within = np.outer(signs, signs) * (M @ M.T)
-    return float(round(2 / 5 * (within[2, 3] + within[0, 1]) + 1 / 5, 12)) + 0.0
-
-
 def reading(kind, levels, last_step="map", target=2 / 5, signs=PAPER):
-    """The family whose `last_step` is "map", "replace" or "none"; others as in `GaussianFamily`.
-
-    The `target` may be "formula".
-    """
+    """The family whose `last_step` is "map", "replace" or "none"; others as in `GaussianFamily`."""
     if last_step not in LAST_STEPS:
         raise ValueError(f"last_step must be one of {', '.join(LAST_STEPS)}, not {last_step!r}.")
-    target = formula(signs) if target == "formula" else target
     if last_step == "replace":
         return ReplacedFamily(kind, levels, target, signs)
     return GaussianFamily(kind, levels, target if last_step == "map" else None, signs)
@@ -47,8 +37,7 @@ class ReplacedFamily(GaussianFamily):
     """The family whose last step replaces an entry of the covariance; all else as it was.
 
     Not every target leaves a positive definite matrix: ``LinAlgError`` where it does not. All is
-    dense, L³/3 operations, but for `correlation` and, with target 0, `bipartite_mi` at the quarters
-    of L.
+    dense, L³/3 operations, but for `bipartite_mi` at the quarters of L with target 0.
     """
 
     def __init__(self, kind, levels, target=0, signs=PAPER):
@@ -69,7 +58,7 @@ class ReplacedFamily(GaussianFamily):
         return rng.standard_normal((n, self.length)) @ self._triangle.T
 
     def conditionals(self, z):
-        """Exact E[Z_i | Z_<i] and deviation, for given z of shape (n, L): arrays (n, L), (L,)."""
+        """As in `GaussianFamily`."""
         noise = linalg.solve_triangular(self._triangle, np.asarray(z).T, lower=True).T
         return z - noise * self.deviations, self.deviations
 
@@ -95,15 +84,8 @@ class ReplacedFamily(GaussianFamily):
     def _triangle(self):
         return self.cholesky()
 
-    def _correlation(self, i, j, level=None):
-        """By descending the levels: no matrix is built."""
-        level, (i, j) = self.levels if level is None else level, sorted((i, j))
-        if level == 0:
-            return 1.0
-        if j == i + 1 and j % 4 == 0:
-            return self.target
-        below = self._correlation(i // 4, j // 4, level - 1)
-        return self._of_rows(np.array([[below]]), np.array([[i // 4 == j // 4]]))[i % 4, j % 4]
+    def _correlation(self, i, j):
+        return self.covariance()[i, j]
 
     def _quarters_log_det(self, quarters):
         """ln|C| of the first `quarters` quarters, target 0, less a constant a quarter.
