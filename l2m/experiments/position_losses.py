@@ -35,19 +35,12 @@ def block_means(values, edges) -> np.ndarray:
 
 @dataclass(frozen=True)
 class BookLosses:
-    """Mean losses of g books in k blocks of positions.
+    """Mean losses of g books in k blocks of positions."""
 
-    Attributes
-    ----------
-    position : (k,) middle of each block, geometric; `tokens` : (k,) positions in it.
-    losses : (g, k), nats; or differences of two models' losses.
-    weight : (g,) sequences of each book.
-    """
-
-    position: np.ndarray
-    tokens: np.ndarray
-    losses: np.ndarray
-    weight: np.ndarray
+    position: np.ndarray  # (k,) middle of each block, geometric
+    tokens: np.ndarray  # (k,) positions in it
+    losses: np.ndarray  # (g, k), nats; or differences of two models' losses
+    weight: np.ndarray  # (g,) sequences of each book
 
     def __sub__(self, other: "BookLosses") -> "BookLosses":
         """This model's losses minus another's on the same sequences, as far as both go."""

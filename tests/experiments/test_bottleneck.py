@@ -2,18 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2m.experiments.bottleneck import (
-    build_bottlenecks,
-    captured_mi,
-    quantise,
-    train_bottlenecks,
-)
+from l2m.experiments.bottleneck import Bottlenecks, captured_mi, quantise, train_bottlenecks
 from l2m.sources import EchoSource, MarkovSource
-
-torch = pytest.importorskip("torch")
 
 
 @pytest.mark.parametrize(("vocab_size", "size", "noise"), [(2, 3, 0.0), (3, 2, 0.2), (2, 2, 0.5)])
@@ -54,7 +48,7 @@ def test_quantise_has_so_many_levels(bits):
 
 
 def test_a_model_is_normalised_and_its_state_is_what_it_may_be():
-    model = build_bottlenecks(3, 6, [0, 2], bits=1, seed=0)
+    model = Bottlenecks(3, 6, [0, 2], bits=1, seed=0)
     tokens = torch.randint(3, (5, 6), generator=torch.Generator().manual_seed(0))
     log_q = model(tokens)
     assert log_q.shape == (2, 5, 6, 3)
