@@ -206,8 +206,9 @@ def train(
 
     experiment = import_module(f"l2m.experiments.{what}").EXPERIMENT
     runs, until = experiment.runs(grid), until or time.time() + deadline
+    commands = {r.name: ["train", what, "--grid", grid, "--run", r.name] for r in runs}
     if listed:
-        print(*(shlex.join(["l2m", *experiment.command(grid, run)]) for run in runs), sep="\n")
+        print(*(shlex.join(["l2m", *command]) for command in commands.values()), sep="\n")
         return 0
     if name:
         finished = experiment.run(grid, name).carry_out(until - time.time())
@@ -217,8 +218,8 @@ def train(
         raise ValueError(
             f"{len(large)} runs need a GPU, {large[0]} for one; --grid smoke needs none."
         )
-    command = [sys.executable, "-m", "l2m"]
-    commands = {r.name: [*command, *experiment.command(grid, r), f"--until={until}"] for r in todo}
+    start, end = [sys.executable, "-m", "l2m"], f"--until={until}"
+    commands = {run.name: [*start, *commands[run.name], end] for run in todo}
     logs = cache_dir() / "runs" / what / "logs"
     left = run_all(commands, logs, per_device=per_gpu, deadline=until - time.time())
     for run, why in left.items():

@@ -272,9 +272,6 @@ class Experiment:
     def run(self, grid, name):
         return next(run for run in self.runs(grid) if run.name == name)
 
-    def command(self, grid, run):
-        return ["train", "books", "--grid", grid, "--run", run.name]
-
     def gather(self, grid):
         self.asked.append(("gather", grid, os.environ.get("L2M_RECORD")))
 

@@ -1,6 +1,5 @@
 """What ``from l2m import …`` gives, and that it costs nothing until it is used."""
 
-import ast
 import importlib
 import subprocess
 import sys
@@ -24,14 +23,6 @@ def test_a_public_name_is_what_its_module_defines(name):
     assert getattr(l2m, name) is getattr(importlib.import_module(l2m._PUBLIC[name]), name)
     assert getattr(l2m, name).__module__ == l2m._PUBLIC[name]
     assert name in dir(l2m)
-
-
-def test_editors_see_the_same_names():
-    found = {}
-    for node in ast.walk(ast.parse(Path(l2m.__file__).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module.startswith("l2m."):
-            found |= {alias.asname: node.module for alias in node.names}
-    assert found == l2m._PUBLIC
 
 
 def test_no_module_hides_a_public_name():

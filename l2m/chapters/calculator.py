@@ -7,11 +7,12 @@ information are the paper's and those of chapter 3's longest curves. `l2m build`
 """
 
 import json
+from dataclasses import astuple
 from pathlib import Path
 
 from l2m.files import ROOT, write_atomic
 from l2m.information.bipartite import window_mi
-from l2m.information.scaling import bootstrap_power_law
+from l2m.information.scaling import fit_power_law
 from l2m.memory.architectures import architectures
 from l2m.memory.history_state import history_state
 from l2m.memory.l2m_condition import growth, satisfies_l2m
@@ -46,8 +47,8 @@ def measured(name: str = "03_bipartite_mi/novels-8192-bos1", shortest: int = 32)
 def laws() -> list[list]:
     """Return the laws that the page offers: label, amplitude A in nats, exponent β of each."""
     found = [[label, *law] for label, law in PAPER.items()]
-    for label, (lengths, values, books) in measured().items():
-        law = bootstrap_power_law(lengths, values.to_numpy(), groups=books.to_numpy(), n_boot=2)
+    for label, (lengths, values, _) in measured().items():
+        law = fit_power_law(lengths, values.mean())
         found.append([label, round(law.amplitude, 2), round(law.exponent, 2)])
     return found
 
@@ -61,13 +62,9 @@ def models() -> list[dict]:
     found = []
     for fact in architectures():
         state = history_state(fact["config"])
-        found.append(
-            {key: fact[key] for key in ("name", "family", "source")}
-            | {
-                "memories": [[m.what, m.width, m.slots, m.size, m.layers] for m in state.memories],
-                "dims": [[length, state.dim(length)] for length in CHECKED],
-            }
-        )
+        model = {key: fact[key] for key in ("name", "family", "source")}
+        model["memories"] = list(map(astuple, state.memories))
+        found.append(model | {"dims": [[length, state.dim(length)] for length in CHECKED]})
     return found
 
 
@@ -95,8 +92,9 @@ def table(beta: float, length: int) -> str:
     rows = [("model", "scalars kept", "growth", "L²M condition")]
     for fact in architectures():
         config = fact["config"]
-        dim, met = history_state(config).dim(length // 2), satisfies_l2m(config, beta).single
-        rows.append((fact["name"], f"{dim:,}", growth(config).law, "met" if met else "not met"))
+        met = "met" if satisfies_l2m(config, beta) else "not met"
+        dim = history_state(config).dim(length // 2)
+        rows.append((fact["name"], f"{dim:,}", growth(config).law, met))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"{a:{widths[0]}}  {b:>{widths[1]}}  {c:{widths[2]}}  {d}" for a, b, c, d in rows]
     asked = f"After {length // 2:,} tokens, and the L²M condition for I_BP ~ L^{beta:g}:"
@@ -111,13 +109,14 @@ def described(model: str, beta: float, length: int) -> str:
     """
     config, read = _config(model), length // 2
     state, law, verdict = history_state(config), growth(config), satisfies_l2m(config, beta)
-    said = "met" if verdict else "not met"
+    kept = [f"  {m.dim(read):>20,}  {m.what}, in {m.layers} layers" for m in state.memories]
+    met = "met" if verdict else "not met"
     return "\n".join(
         [
             f"{model} keeps {state.dim(read):,} scalars after {read:,} tokens:",
-            *(f"  {m.dim(read):>20,}  {m.what}, in {m.layers} layers" for m in state.memories),
+            *kept,
             f"It grows {GROWTH[law.law].format(law.rate)}.",
-            f"The L²M condition for I_BP ~ L^{beta:g} is {said}: {verdict.why}.",
+            f"The L²M condition for I_BP ~ L^{beta:g} is {met}: {verdict.why}.",
         ]
     )
 

@@ -1,33 +1,16 @@
 """One look for all figures: colours with a fixed meaning, safe for the colour-blind; legible type.
 
 Figures are 6.4 inches wide with 12-point type: on a phone, 360 pixels across, that is still 9 px.
+The colours are Okabe & Ito's; black is left for exact truth, grey for the paper's own numbers.
 """
 
+import json
 from math import log10
+from pathlib import Path
 
-# Okabe & Ito's palette; black is left for exact truth, grey for the paper's own numbers.
-_PALETTE = {
-    "blue": "#0072B2",
-    "vermillion": "#D55E00",
-    "green": "#009E73",
-    "purple": "#CC79A7",
-    "orange": "#E69F00",
-    "sky": "#56B4E9",
-    "yellow": "#F0E442",
-    "black": "#000000",
-    "grey": "#6E6E6E",
-}
-
-COLORS = _PALETTE | {
-    "direct": _PALETTE["blue"],
-    "vclub": _PALETTE["vermillion"],
-    "bipartite": _PALETTE["blue"],
-    "two_point": _PALETTE["green"],
-    "plugin": _PALETTE["orange"],
-    "null": _PALETTE["purple"],
-    "truth": _PALETTE["black"],
-    "paper": _PALETTE["grey"],
-}
+_LOOKS = json.loads(Path(__file__).with_name("figures.json").read_text(encoding="utf-8"))
+_PALETTE = _LOOKS["palette"]
+COLORS = _PALETTE | {role: _PALETTE[color] for role, color in _LOOKS["roles"].items()}
 """Colour names and roles → hex codes: the same quantity has the same colour in every chapter."""
 
 
@@ -35,33 +18,8 @@ def use_style():
     """Set matplotlib to the book's style; call once, after the imports of a notebook."""
     import matplotlib as mpl
 
-    cycle = ["blue", "vermillion", "green", "purple", "orange", "sky", "black"]
-    mpl.rcParams.update(
-        {
-            "figure.figsize": (6.4, 4.0),
-            "figure.dpi": 140,
-            "figure.facecolor": "white",
-            "figure.constrained_layout.use": True,
-            "font.size": 12,
-            "axes.labelsize": 12,
-            "axes.titlesize": 12,
-            "xtick.labelsize": 11,
-            "ytick.labelsize": 11,
-            "legend.fontsize": 11,
-            "legend.frameon": False,
-            "axes.prop_cycle": mpl.cycler(color=[COLORS[name] for name in cycle]),
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "grid.color": "#E3E3E3",
-            "grid.linewidth": 0.8,
-            "lines.linewidth": 1.8,
-            "lines.markersize": 5.5,
-            "errorbar.capsize": 2.5,
-            "svg.fonttype": "none",
-        }
-    )
+    cycle = mpl.cycler(color=[COLORS[name] for name in _LOOKS["cycle"]])
+    mpl.rcParams.update(_LOOKS["style"] | {"axes.prop_cycle": cycle})
 
 
 def log_axes(ax, xlabel, ylabel, ylog=True):

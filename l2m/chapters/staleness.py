@@ -14,7 +14,7 @@ from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 
-from l2m import __version__
+from l2m import _PUBLIC, __version__
 from l2m.chapters.contents import book_dir, chapters, notebooks_dir, read_notebook
 from l2m.chapters.parameters import declared_in
 from l2m.files import ROOT, digest, sha256
@@ -30,19 +30,16 @@ def stamp(chapter: str, source, given: dict) -> dict:
     defaults = {name: known.default for name, known in declared_in(source).items()}
     cells = [cell.source for cell in source.cells if cell.cell_type == "code"]
     folder = ROOT / "results"  # l2m.results would bring pandas along
-    files = sorted(folder.rglob("*.json"))
-    names = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
-    read = [n for n in names if n.startswith(f"{chapter}/") or any(n in cell for cell in cells)]
-    results = {name: sha256(names[name]) for name in read}
-    about = {"version": __version__, "parameters": defaults | given}
-    return about | {"code": code_of(cells), "results": results}
+    files = {f.relative_to(folder).with_suffix("").as_posix(): f for f in folder.rglob("*.json")}
+    read = [n for n in files if n.startswith(f"{chapter}/") or any(n in cell for cell in cells)]
+    about = {"version": __version__, "parameters": defaults | given, "code": code_of(cells)}
+    return about | {"results": {name: sha256(files[name]) for name in sorted(read)}}
 
 
 def check(names: list[str] | None = None) -> list[str]:
     """Return one sentence for each executed chapter that is not what its source would give."""
-    changes = {chapter: "; ".join(_changes(chapter)) for chapter in names or chapters()}
-    again = "Run it again: l2m run"
-    problems = [f"{name}: {said}. {again} {name}" for name, said in changes.items() if said]
+    changes = {name: "; ".join(_changes(name)) for name in names or chapters()}
+    problems = [f"{k}: {said}. Run it again: l2m run {k}" for k, said in changes.items() if said]
     orphans = {path.stem for path in book_dir().glob("*.ipynb")} - set(chapters())
     unsourced = [f"{name}: executed, but it has no source in notebooks/" for name in orphans]
     return problems if names else problems + unsourced
@@ -105,11 +102,13 @@ def _statements(dotted: str) -> list[tuple[str, str, set]]:
     module, rest = dotted.split("."), []
     while not (file := _file(ROOT.joinpath(*module))):
         rest.insert(0, module.pop())
-    statements, imports = _read(".".join(module), file, file.read_text(encoding="utf-8"))
+    statements, elsewhere = _read(".".join(module), file, file.read_text(encoding="utf-8"))
+    if module == ["l2m"]:
+        elsewhere = elsewhere | {name: f"{home}.{name}" for name, home in _PUBLIC.items()}
     if rest and rest[0] in statements:
         return statements[rest[0]] + statements.get(file.name, [])
-    if rest and rest[0] in imports:  # from elsewhere in l2m, or from another package
-        meant = ".".join([imports[rest[0]], *rest[1:]])
+    if rest and rest[0] in elsewhere:  # in l2m, or in another package
+        meant = ".".join([elsewhere[rest[0]], *rest[1:]])
         return _statements(meant) if meant.startswith("l2m.") else []
     return [statement for some in statements.values() for statement in some]
 

@@ -16,7 +16,7 @@ from math import inf
 import numpy as np
 import pandas as pd
 
-from l2m.experiments import grids
+from l2m.experiments.grids import grids_of
 from l2m.experiments.position_losses import block_edges, block_means
 from l2m.experiments.runs import Experiment, Run, main_process
 from l2m.files import digest, write_atomic
@@ -33,30 +33,27 @@ SPARE = 60  # seconds of a deadline that a run keeps back for evaluating
 
 @dataclass(frozen=True)
 class Books:
-    """The books of some runs, and how the models are judged on those held out.
-
-    Attributes
-    ----------
-    corpora, tokenizer, limit : as `token_file` and `load_tokenizer` take them.
-    held_out : books kept from training, drawn with `split_seed`.
-    exclude : titles of books to leave out on both sides.
-    sequences : held-out sequences of a book at most, of each run's length.
-    windows, window_length : held-out windows for the estimate of I_BP.
-    """
+    """The books of some runs, and how the models are judged on those held out."""
 
     corpora: tuple[str, ...] = ("english-novels-100", "eltec-eng")
     tokenizer: str = models.EMBEDDED
-    limit: int | None = None
-    held_out: int = 24
-    split_seed: int = 0
-    exclude: tuple[str, ...] = ()
-    sequences: int = 32
-    windows: int = 256
+    limit: int | None = None  # first books of each corpus
+    held_out: int = 24  # books kept from training
+    split_seed: int = 0  # of their draw
+    exclude: tuple[str, ...] = ()  # titles left out on both sides
+    sequences: int = 32  # held-out ones of a book at most, of each run's length
+    windows: int = 256  # held-out ones, for the estimate of I_BP
     window_length: int = 2048
 
+    @cache  # noqa: B019 (there are few)
     def file(self) -> TokenFile:
         """The token file, made if there is none, with its two sides checked to be apart."""
-        return _file(self)
+        file = token_file(self.corpora, models.load_tokenizer(self.tokenizer), self.limit)
+        sides = self.sides(file)
+        checked = file.folder / f"apart-{digest(*sides)[:12]}.json"
+        if not checked.exists():  # it takes as long as a minute of training
+            write_atomic(checked, require_apart(file, *sides).to_json(orient="records"))
+        return file
 
     def sides(self, file: TokenFile) -> tuple[np.ndarray, np.ndarray]:
         """The books to train on, and those held out."""
@@ -66,39 +63,35 @@ class Books:
         """Windows for `score`, evenly from all held-out books, and the book of each."""
         _, books = self.sides(file)
         sequences = Sequences(file, self.window_length, 0, books)
-        starts, owner = sequences.cut(None)
-        kept = thinned(owner, -(-self.windows // len(books)))
-        return sequences.read(starts[kept]), owner[kept]
+        starts, owner = evenly_cut(sequences, -(-self.windows // len(books)))
+        return sequences.read(starts), owner
 
 
-@cache
-def _file(books: Books) -> TokenFile:
-    file = token_file(books.corpora, models.load_tokenizer(books.tokenizer), books.limit)
-    sides = books.sides(file)
-    checked = file.folder / f"apart-{digest(*sides)[:12]}.json"
-    if not checked.exists():  # it takes as long as a minute of training
-        shared = require_apart(file, *sides)
-        write_atomic(checked, shared.to_json(orient="records"))
-    return file
+def evenly_cut(sequences: Sequences, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """First token and book of at most so many sequences of every book, spread evenly over it."""
+    starts, owner = sequences.cut(None)
+    of_books = [np.flatnonzero(owner == book) for book in np.unique(owner)]
+    kept = np.concatenate([evenly(own, most) for own in of_books])
+    return starts[kept], owner[kept]
 
 
-class BookTask:
-    """Sequences of books as a task of `train`: see `Sequences`, whose parameters it takes."""
+def evenly(values: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of some values, spread evenly over them."""
+    return values[np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)]
 
-    def __init__(self, file: TokenFile, length: int, seed: int = 0, books=None):
-        self.file, self.length = file, length
-        self.sequences = Sequences(file, length, seed, books)
+
+class BookTask(Sequences):
+    """Sequences of books as a task of `train`."""
 
     def about(self) -> dict:
         """What identifies its data."""
-        books = [int(book) for book in self.sequences.books]
+        books = [int(book) for book in self.books]
         about = {"task": "books", "tokens_sha256": self.file.sha256, "books": digest(books)}
-        return about | {"length": self.length, "seed": self.sequences.seed}
+        return about | {"length": self.length, "seed": self.seed}
 
     def batch(self, step: int, size: int, rows: slice, device) -> tuple:
         """Sequences `rows` of the `size` ones of a step: ((n, L),), a function of seed and step."""
-        numbers = step * size + np.arange(size)[rows]
-        return (on_device(self.sequences.numbered(numbers), device),)
+        return on_device(self.numbered(step * size + np.arange(size)[rows]), device)
 
     def loss(self, model, tokens):
         """Mean loss, nats."""
@@ -113,14 +106,14 @@ class BookTask:
         return token_values(model, tokens, self.file.bos_token_id)
 
 
-def on_device(tokens: np.ndarray, device):
-    """Token ids as a LongTensor."""
+def on_device(tokens: np.ndarray, device) -> tuple:
+    """Token ids as a batch, a tuple of one LongTensor."""
     import torch
 
     tokens = torch.from_numpy(tokens)
     if torch.device(device).type == "cuda":
-        return tokens.pin_memory().to(device, non_blocking=True)
-    return tokens
+        tokens = tokens.pin_memory().to(device, non_blocking=True)
+    return (tokens,)
 
 
 @dataclass(frozen=True)
@@ -163,11 +156,6 @@ class BookRun(Run):
         return self.title
 
     @property
-    def total_tokens(self) -> int:
-        """Tokens that it is trained on."""
-        return self.tokens
-
-    @property
     def steps(self) -> int:
         """Optimiser steps."""
         return -(-self.tokens // self.batch_tokens)
@@ -176,10 +164,8 @@ class BookRun(Run):
         """The model with its first weights."""
         from l2m.training.networks import build_model
 
-        sizes = {"layers": self.layers, "width": self.width, "state": self.state}
-        return build_model(
-            self.family, vocab_size=vocab_size, length=self.length, seed=self.seed, **sizes
-        )
+        sizes = {key: getattr(self, key) for key in ("length", "layers", "width", "state", "seed")}
+        return build_model(self.family, vocab_size=vocab_size, **sizes)
 
     def training(self, device):
         """Configuration of the loop: in bf16 and compiled on a GPU."""
@@ -211,28 +197,20 @@ class BookRun(Run):
             torch.set_float32_matmul_precision("high")  # TF32, where it is not bf16
         model = self.model(file.vocab_size).to(device)
         judge = HeldOut(self, file, model)
-        metrics = train(
-            model,
-            judge.task,
-            self.training(device),
-            self.folder,
-            device,
-            progress,
-            deadline=deadline - SPARE,
-            watch=judge.watch,
-            watch_every=max(1, self.steps // 6),
-        )
+        options = {"deadline": deadline - SPARE, "watch": judge.watch}
+        options["watch_every"] = max(1, self.steps // 6)
+        where = self.folder, device, progress
+        metrics = train(model, judge.task, self.training(device), *where, **options)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         if metrics["step"].max() < self.steps or not main_process():
             return None
-        gpus = int(os.environ.get("WORLD_SIZE", 1)) if device.type == "cuda" else 0
         row = self.about() | {
             "tokens_sha256": file.sha256,
-            "gpus": gpus,
+            "gpus": int(os.environ.get("WORLD_SIZE", 1)) if device.type == "cuda" else 0,
             "weights": sum(p.numel() for p in model.parameters()),
             "config": json.dumps(model.config.to_dict(), default=str),
-            "epochs": judge.task.sequences.epochs(self.tokens),
+            "epochs": judge.task.epochs(self.tokens),
             **metrics.attrs,
             "seconds": metrics["seconds"].sum(),
             "torch": torch.__version__,
@@ -243,31 +221,27 @@ class BookRun(Run):
 
 
 class HeldOut:
-    """Held-out books for one run, and a plain copy of its model that shares the weights.
+    """Held-out books for one run, and a plain copy of its `model` that shares the weights.
 
     The copy is not compiled, so that it may be asked anything while the model trains. It stays in
     training mode, in which Mamba takes its fused kernels; there is no dropout to switch off.
-
-    Parameters
-    ----------
-    run : the run; file : its token file; model : the one to train, already on its device.
     """
 
     def __init__(self, run: BookRun, file: TokenFile, model):
         self.run, self.file, self.device = run, file, next(model.parameters()).device
-        training, books = run.books.sides(file)
-        self.task = BookTask(file, run.length, run.seed, training)
-        self.held_out = BookTask(file, run.length, run.seed, books)
-        self.model = run.model(file.vocab_size).to(self.device)
+        sides = run.books.sides(file)
+        self.task, self.held_out = (BookTask(file, run.length, run.seed, side) for side in sides)
+        self.model = run.model(file.vocab_size).to(self.device).train()
         self.model.load_state_dict(model.state_dict(), assign=True)
-        self.model.train()
+
+    def sequences(self) -> tuple[np.ndarray, np.ndarray]:
+        """First token and book of the held-out sequences."""
+        return evenly_cut(self.held_out, self.run.books.sequences)
 
     def watch(self, _model=None) -> float:
         """Mean loss of some held-out sequences, the same each time, from all books (nats)."""
-        starts, _ = self._sequences()
-        n = max(1, WATCHED // self.run.length)
-        some = np.linspace(0, len(starts) - 1, min(n, len(starts))).round().astype(int)
-        return float(self._losses(self.held_out, starts[some]).mean())
+        some = evenly(self.sequences()[0], max(1, WATCHED // self.run.length))
+        return float(self._losses(self.held_out, some).mean())
 
     def positions(self) -> pd.DataFrame:
         """Loss by position: `data, book, first, last, nll, sequences`.
@@ -276,13 +250,12 @@ class HeldOut:
         many, all together (book −1). A row is the mean over positions first … last (from 1)
         and over `sequences` sequences, in nats.
         """
-        starts, owner = self._sequences()
-        tables = [self._blocks("held-out", self._losses(self.held_out, starts), owner)]
-        seen, _ = self.task.sequences.cut(0)
+        starts, owner = self.sequences()
+        seen, _ = self.task.cut(0)
         seen = seen[np.linspace(0, len(seen) - 1, max(1, len(starts) // 3)).astype(int)]
-        nobody = np.full(len(seen), -1)
-        tables.append(self._blocks("seen", self._losses(self.task, seen), nobody))
-        return pd.concat(tables, ignore_index=True)
+        held_out = self._blocks("held-out", self._losses(self.held_out, starts), owner)
+        own = self._blocks("seen", self._losses(self.task, seen), np.full(len(seen), -1))
+        return pd.concat([held_out, own], ignore_index=True)
 
     def terms(self) -> pd.DataFrame:
         """`window_terms` of the held-out windows, in fp32."""
@@ -295,14 +268,8 @@ class HeldOut:
         bos = self.file.bos_token_id
         options = {"groups": books, "bos_token_id": bos, "progress": False, "check": 0}
         with torch.compiler.set_stance("force_eager"):  # compiling would take longer
-            scores = score(self.model, windows, method="whole", **options)
-        table = window_terms(scores)
+            table = window_terms(score(self.model, windows, method="whole", **options))
         return table.astype(dict.fromkeys(table.select_dtypes("float64").columns, "float32"))
-
-    def _sequences(self):
-        starts, owner = self.held_out.sequences.cut(None)
-        kept = thinned(owner, self.run.books.sequences)
-        return starts[kept], owner[kept]
 
     def _losses(self, task, starts):
         """Loss of every token (n, L) of the sequences that begin there."""
@@ -310,34 +277,24 @@ class HeldOut:
 
         size = max(1, TOKENS // self.run.length)
         parts = np.split(starts, range(size, len(starts), size))
-        batches = ((on_device(task.sequences.read(part), self.device),) for part in parts)
+        batches = (on_device(task.read(part), self.device) for part in parts)
         precision = "bf16" if self.device.type == "cuda" else "fp32"
         return evaluate_positions(self.model, task, batches, precision)
 
     def _blocks(self, data, losses, owner):
-        edges = block_edges(self.run.length)
-        by_book = pd.DataFrame(block_means(losses, edges)).groupby(owner)
-        mean, size = by_book.mean(), by_book.size()
-        n = len(edges) - 1
-        return pd.DataFrame(
-            {
-                "data": data,
-                "book": np.repeat(mean.index, n),
-                "first": np.tile(edges[:-1], len(mean)),
-                "last": np.tile(edges[1:] - 1, len(mean)),
-                "nll": mean.to_numpy().ravel().astype(np.float32),
-                "sequences": np.repeat(size.to_numpy(), n),
-            }
-        )
+        edges, tables = block_edges(self.run.length), []
+        for book in np.unique(owner):
+            own = block_means(losses[owner == book], edges)
+            row = {"data": data, "book": book, "first": edges[:-1], "last": edges[1:] - 1}
+            row |= {"nll": own.mean(0).astype(np.float32), "sequences": len(own)}
+            tables.append(pd.DataFrame(row))
+        return pd.concat(tables)
 
 
-def thinned(owner: np.ndarray, most: int) -> np.ndarray:
-    """Indices of at most so many sequences of every book, spread evenly over it."""
-    kept = []
-    for book in np.unique(owner):
-        own = np.flatnonzero(owner == book)
-        kept.append(own[np.linspace(0, len(own) - 1, min(most, len(own))).round().astype(int)])
-    return np.concatenate(kept)
+def _run(books=None, **fields) -> BookRun:
+    """A run of a grid; of its books, what is not as usual."""
+    books = {k: tuple(v) if isinstance(v, list) else v for k, v in (books or {}).items()}
+    return BookRun(**fields, books=Books(**books))
 
 
 def _params(_grid, runs) -> dict:
@@ -351,15 +308,9 @@ def _params(_grid, runs) -> dict:
 
 
 EXPERIMENT = Experiment(
-    "books",
-    "07_books",
-    ("runs", "metrics", "positions", "terms"),
-    {name: lambda name=name: _runs(name) for name in grids.BOOKS},
-    _params,
-    "bf16 autocast of fp32 weights",
+    name="books",
+    tables=("runs", "metrics", "positions", "terms"),
+    grids=grids_of("books", _run),
+    params=_params,
+    dtype="bf16 autocast of fp32 weights",
 )
-
-
-def _runs(name) -> list[BookRun]:
-    runs, books = grids.BOOKS[name]
-    return [BookRun(**run, books=Books(**books)) for run in runs]

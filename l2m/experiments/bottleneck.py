@@ -12,51 +12,51 @@ below I(z_ℓ, x_ℓ ; Y), and so below the bound, whatever the model.
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import nn
 
 
-def build_bottlenecks(vocab_size, length, dims, bits=1, seed=0):
+class Bottlenecks(nn.Module):
     """One gated recurrent model per entry of `dims`, run side by side as one batch.
 
     `vocab_size` is M, `length` L, the number of positions; `dims` are the d's, 0 allowed, `bits` is
-    b of each scalar; `seed` that of the weights. Returns a torch.nn.Module: ``model(tokens,
-    start=0)`` maps (n, T) int64 to log q(x_{t+1} | x_{1:t}) for t >= start, counted from 0:
-    (models, n, T − start, M), nats.
+    b of each scalar; `seed` that of the weights.
     """
-    import torch
-    from torch import nn
 
-    class Bottlenecks(nn.Module):
-        def __init__(self):
-            super().__init__()
-            generator = torch.Generator().manual_seed(seed)
-            m, d = len(dims), max(max(dims), 1)
+    def __init__(self, vocab_size, length, dims, bits=1, seed=0):
+        super().__init__()
+        self.vocab_size, self.bits = vocab_size, bits
+        generator = torch.Generator().manual_seed(seed)
+        d = max(*dims, 1)
 
-            def weight(rows, columns, scale):
-                return nn.Parameter(torch.randn(m, rows, columns, generator=generator) * scale)
+        def weight(rows, columns, scale):
+            return nn.Parameter(torch.randn(len(dims), rows, columns, generator=generator) * scale)
 
-            # What a token at its position asks to be written and says of the next; how the state
-            # acts on both. Positions have weights of their own.
-            self.token_write = weight(length * vocab_size, 2 * d, 1.0)
-            self.state_write = weight(d, 2 * d, 0.1)
-            self.token_read = weight(length * vocab_size, vocab_size, 0.1)
-            self.state_read = weight(length * d, vocab_size, d**-0.5)
-            self.register_buffer("own", torch.arange(d) < torch.tensor(dims)[:, None, None])
+        # What a token at its position asks to be written and says of the next; how the state acts
+        # on both. Positions have weights of their own.
+        self.token_write = weight(length * vocab_size, 2 * d, 1.0)
+        self.state_write = weight(d, 2 * d, 0.1)
+        self.token_read = weight(length * vocab_size, vocab_size, 0.1)
+        self.state_read = weight(length * d, vocab_size, d**-0.5)
+        self.register_buffer("own", torch.arange(d) < torch.tensor(dims)[:, None, None])
 
-        def forward(self, tokens, start=0):
-            d = self.own.shape[-1]
-            z = torch.zeros(len(dims), len(tokens), d)
-            log_q = []
-            for t in range(tokens.shape[1]):
-                at = t * vocab_size + tokens[:, t]
-                if t >= start:
-                    seen = self.token_read[:, at] + z @ self.state_read[:, t * d : (t + 1) * d]
-                    log_q.append(torch.log_softmax(seen, dim=-1))
-                gate, value = (self.token_write[:, at] + z @ self.state_write).chunk(2, dim=-1)
-                gate = torch.sigmoid(gate)
-                z = quantise((1 - gate) * z + gate * torch.tanh(value), bits) * self.own
-            return torch.stack(log_q, dim=2)
+    def forward(self, tokens, start=0):
+        """log q(x_{t+1} | x_{1:t}) for t >= start, counted from 0, of int64 tokens (n, T).
 
-    return Bottlenecks()
+        (models, n, T − start, M), nats.
+        """
+        models, _, d = self.own.shape
+        z = torch.zeros(models, len(tokens), d)
+        log_q = []
+        for t in range(tokens.shape[1]):
+            at = t * self.vocab_size + tokens[:, t]
+            if t >= start:
+                seen = self.token_read[:, at] + z @ self.state_read[:, t * d : (t + 1) * d]
+                log_q.append(torch.log_softmax(seen, dim=-1))
+            gate, value = (self.token_write[:, at] + z @ self.state_write).chunk(2, dim=-1)
+            gate = torch.sigmoid(gate)
+            z = quantise((1 - gate) * z + gate * torch.tanh(value), self.bits) * self.own
+        return torch.stack(log_q, dim=2)
 
 
 def quantise(z, bits):
@@ -71,14 +71,11 @@ def captured_mi(model, source, split, length, n, rng):
 
     Captured is I_BP − E[log p(Y|X) − log q(Y|X)], in nats; the expectation over `n` windows.
     """
-    import torch
-
     windows = source.sample(n, length, rng)
     with torch.inference_mode():
         log_q = _log_prob(model, torch.as_tensor(windows), split).numpy().astype(float)
     gap = source.log_prob(windows)[:, split:].sum(axis=1) - log_q
-    captured = source.bipartite_mi(split, length) - gap.mean(axis=1)
-    return captured, gap.std(axis=1) / np.sqrt(n)
+    return source.bipartite_mi(split, length) - gap.mean(axis=1), gap.std(axis=1) / np.sqrt(n)
 
 
 def train_bottlenecks(
@@ -86,19 +83,17 @@ def train_bottlenecks(
 ):
     """Train models with states of `dims` scalars to predict Y from X; measure what they capture.
 
+    Returns the DataFrame ``dim, bits, captured, stderr, mi, bound``, in nats; one row per model.
+
     Parameters
     ----------
     source : of `l2m.sources`, with ``vocab_size``, ``sample``, ``log_prob`` and ``bipartite_mi``.
     split, length : ℓ and L; X is the first ℓ tokens, Y the other L − ℓ.
-    dims, bits, seed : as in `build_bottlenecks`; the seed also makes the training windows.
+    dims, bits, seed : as in `Bottlenecks`; the seed also makes the training windows.
     steps, batch, lr : Adam with a cosine schedule, fresh windows every step.
-
-    Returns the DataFrame ``dim, bits, captured, stderr, mi, bound``, in nats; one row per model.
     """
-    import torch
-
     rng = np.random.default_rng(seed)
-    model = build_bottlenecks(source.vocab_size, length, dims, bits, seed)
+    model = Bottlenecks(source.vocab_size, length, dims, bits, seed)
     optimiser = torch.optim.Adam(model.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):

@@ -5,15 +5,17 @@ networks see the same data and the same loss, the exact Kullback-Leibler diverge
 conditional p(z_i | z_<i) from theirs; what differs is their history state.
 """
 
+import hashlib
+import json
 import os
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from math import e, log, pi
+from math import e, inf, log, pi
 
 import numpy as np
 import pandas as pd
+from scipy.stats import sem
 
-from l2m.experiments import grids
+from l2m.experiments.grids import grids_of
 from l2m.experiments.position_losses import block_edges, block_means
 from l2m.experiments.runs import Experiment, Run
 from l2m.memory.history_state import history_state_dim
@@ -23,25 +25,10 @@ from l2m.sources.gaussian import GaussianFamily
 def conditional_kl(mean, deviation, q_mean, q_deviation):
     """KL(p‖q) of normal conditionals in nats, elementwise (Eq. F.37): p first, then the model's q.
 
-    Parameters
-    ----------
-    mean, deviation, q_mean, q_deviation : tensors of shapes that broadcast, deviations positive
+    All are tensors, of shapes that broadcast.
     """
     ratio = deviation / q_deviation
     return (ratio**2 + ((q_mean - mean) / q_deviation) ** 2 - 1) / 2 - ratio.log()
-
-
-@contextmanager
-def full_precision():
-    """Have matrix products in fp32, also where models are trained with products in TF32."""
-    import torch
-
-    usual = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(usual)
 
 
 class GaussianTask:
@@ -49,8 +36,7 @@ class GaussianTask:
 
     Parameters
     ----------
-    kind : "sub-volume" or "logarithmic"
-    levels : of the family: L = 4^levels vectors a sequence, `length`.
+    kind, levels : of the family: L = 4^levels vectors a sequence, `length`.
     copies : independent copies of the family, the components of a vector.
     seed : of the training data. The held-out data are the same for every seed.
     """
@@ -83,7 +69,7 @@ class GaussianTask:
 
     def entropy(self):
         """H_p(i), the least possible loss in NLL by position: (L,) float64, nats per number."""
-        return np.log(2 * pi * e * self._factor("cpu")[1].double().numpy() ** 2) / 2
+        return np.log(2 * pi * e * self.family.deviations**2) / 2
 
     def _draw(self, key, size, rows, device):
         """One triangular product, Z = T ε; then E[Z_i | Z_<i] = Z_i - T_ii ε_i."""
@@ -94,8 +80,10 @@ class GaussianTask:
         shape = (self.length, size, self.copies)
         noise = torch.randn(shape, generator=generator, device=device)[:, rows]
         triangle, deviation = self._factor(noise.device)
-        with full_precision():
-            z = (triangle @ noise.flatten(1)).view_as(noise)
+        usual = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")  # also where models train with TF32
+        z = (triangle @ noise.flatten(1)).view_as(noise)
+        torch.set_float32_matmul_precision(usual)
         mean = z - deviation[:, None, None] * noise
         return z.transpose(0, 1).contiguous(), mean.transpose(0, 1).contiguous()
 
@@ -162,7 +150,7 @@ class GaussianRun(Run):
         return "-".join([*parts, f"L{self.length}", f"seed{self.seed}"])
 
     @property
-    def total_tokens(self) -> int:
+    def tokens(self) -> int:
         """Vectors that it is trained on."""
         return self.steps * self.vectors
 
@@ -178,18 +166,14 @@ class GaussianRun(Run):
         sizes = {key: getattr(self, key) for key in named}
         return build_model(self.family, dim=self.copies, **sizes)
 
-    def train(self, deadline=float("inf"), progress=True, device=None):
-        """Train and evaluate it.
+    def train(self, deadline=inf, progress=True, device=None):
+        """Train and evaluate it: see `Run.train`.
 
-        Returns
-        -------
-        dict of DataFrame
-            ``curves`` (`step, loss, learning_rate`), ``positions`` (`first, last, kl, stderr,
-            entropy` by block of positions, counted from 1) and ``runs``, one row: its fields,
-            `parameters`, `dim_z` (the history state after L/2 vectors), `mi` (I_BP of the vectors'
-            halves, nats), `kl` and its `stderr` (mean over positions, nats per number), the same
-            of the second half (`kl_late`, `stderr_late`), `entropy`, `tokens`, `seconds`,
-            `vectors_per_second`, `device`, `torch` (its version).
+        Returns ``curves`` (`step, loss, learning_rate`), ``positions`` (see `positions_table`) and
+        ``runs``, one row: its fields, `parameters`, `dim_z` (the history state after L/2 vectors),
+        `mi` (I_BP of the vectors' halves, nats), `kl` and its `stderr` (mean over positions, nats
+        per number), the same of the second half (`kl_late`, `stderr_late`), `entropy`, `tokens`,
+        `seconds`, `vectors_per_second`, `device`, `torch` (its version).
         """
         import torch
 
@@ -215,20 +199,19 @@ class GaussianRun(Run):
         if curve["step"].max() < self.steps:
             return None
         size = min(self.vectors, self.held_out) // self.length
-        n = self.held_out // (size * self.length)
+        n, half = self.held_out // (size * self.length), self.length // 2
         batches = [task.held_out(i, size, device) for i in range(n)]
         kl = evaluate_positions(model, task, batches, precision="fp32")
-        late = kl[:, self.length // 2 :]
         row = asdict(self) | {
             "parameters": sum(p.numel() for p in model.parameters()),
-            "dim_z": history_state_dim(model.config, self.length // 2),
-            "mi": self.copies * task.family.bipartite_mi(self.length // 2),
+            "dim_z": history_state_dim(model.config, half),
+            "mi": self.copies * task.family.bipartite_mi(half),
             "kl": kl.mean(),
-            "stderr": kl.mean(axis=1).std(ddof=1) / len(kl) ** 0.5,
-            "kl_late": late.mean(),
-            "stderr_late": late.mean(axis=1).std(ddof=1) / len(kl) ** 0.5,
+            "stderr": sem(kl.mean(axis=1)),
+            "kl_late": kl[:, half:].mean(),
+            "stderr_late": sem(kl[:, half:].mean(axis=1)),
             "entropy": task.entropy().mean(),
-            "tokens": self.total_tokens,
+            "tokens": self.tokens,
             "seconds": curve["seconds"].sum(),
             "vectors_per_second": curve.attrs["tokens_per_second"],
             "device": curve.attrs["device"],
@@ -247,20 +230,16 @@ def window_floor(family, m):
     ½ log(Var(Z_i | Z_{i-m..i-1}) / Var(Z_i | Z_<i)), in nats; attention with a window of w in n
     layers sees n·(w-1) + 1.
     """
-    c, deviation = family.covariance(), np.diag(family.cholesky())
-    reach = min(m, family.length - 1)
-    seen = np.diag(np.linalg.cholesky(c[:reach, :reach]))
-    rest = [
-        np.linalg.cholesky(c[i - reach : i + 1, i - reach : i + 1])[-1, -1]
-        for i in range(reach, family.length)
-    ]
-    return np.log(np.concatenate([seen, rest]) / deviation)
+    c, reach = family.covariance(), [slice(max(0, i - m), i + 1) for i in range(family.length)]
+    seen = [np.linalg.cholesky(c[some, some])[-1, -1] for some in reach]
+    return np.log(np.array(seen) / family.deviations)
 
 
 def positions_table(kl, entropy) -> pd.DataFrame:
-    """Mean divergence by block of positions, from its values (n, L): see `GaussianRun.train`.
+    """Mean divergence by block of positions, from its values (n, L), and the entropy (L,).
 
-    Blocks beyond 64 hold whole rows of sixteen numbers, on whose place the divergence depends.
+    `first, last, kl, stderr, entropy`, positions counted from 1. Blocks beyond 64 hold whole rows
+    of sixteen numbers, on whose place the divergence depends.
     """
     edges = block_edges(kl.shape[1], per_octave=24, multiple=16)
     means = block_means(kl, edges)
@@ -269,7 +248,7 @@ def positions_table(kl, entropy) -> pd.DataFrame:
             "first": edges[:-1],
             "last": edges[1:] - 1,
             "kl": means.mean(axis=0),
-            "stderr": means.std(axis=0, ddof=1) / len(kl) ** 0.5,
+            "stderr": sem(means),
             "entropy": block_means(entropy[None], edges)[0],
         }
     )
@@ -283,21 +262,14 @@ def thin_curve(curve, n=80) -> pd.DataFrame:
 
 def _params(grid, runs) -> dict:
     """What identifies the tables of a grid."""
-    import hashlib
-    import json
-
     text = json.dumps([run.about() for run in runs])
     return {"grid": grid, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 EXPERIMENT = Experiment(
-    "gaussian",
-    "06_gaussian",
-    ("curves", "positions", "runs"),
-    {
-        name: lambda grid=grid: [GaussianRun(**run) for run in grid()]
-        for name, grid in grids.GAUSSIAN.items()
-    },
-    _params,
-    "float32, products in TF32",
+    name="gaussian",
+    tables=("curves", "positions", "runs"),
+    grids=grids_of("gaussian", GaussianRun),
+    params=_params,
+    dtype="float32, products in TF32",
 )

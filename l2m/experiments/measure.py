@@ -9,6 +9,8 @@ Corpus → windows → scores (kept in the cache folder, so that a killed run go
 
 import inspect
 import time
+from functools import cache, partial
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -22,10 +24,12 @@ from l2m.language_models.word_cache import missed_table
 from l2m.results import recorded
 from l2m.text.corpora import fingerprint, load_corpus
 
+NOVELS = "english-novels-100"
+
 
 def measure(
     name: str,
-    corpus: str = "english-novels-100",
+    corpus: str = NOVELS,
     model: str = models.EMBEDDED,
     length: int = 2048,
     windows: int = 1000,
@@ -39,6 +43,8 @@ def measure(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score windows of a corpus, or read what was recorded under `name` for these parameters.
 
+    Returns `l2m.information.bipartite.window_terms` and `position_costs`.
+
     Parameters
     ----------
     name : of the two results, "<name>" and "<name>-positions" (see `l2m.results.recorded`).
@@ -51,42 +57,20 @@ def measure(
     dtype : of the model's arithmetic; probabilities are fp32 always.
     documents : read that many of the corpus; 0 for all (PG19 has 28,602, 11 GB of text).
 
-    Returns
-    -------
-    terms : `l2m.information.bipartite.window_terms`.
-    positions : `position_costs`.
-
     Raises
     ------
-    MissingResult
-        If it is not recorded, and corpus, model or device are missing here.
+    MissingResult : it is not recorded, and corpus, model or device are missing here.
     """
-    params = {
-        **identity(corpus, model, documents),
-        **{"length": length, "windows": windows, "ratio": ratio, "largest_split": largest_split},
-        **{"partners": partners, "bos": bos, "dtype": dtype, "seed": seed},
-    }
-    largest = largest_split or length // 2
-    splits = [split for split in powers_of_two(length) if split <= largest]
-    made = {"": window_terms, "-positions": position_costs}
-    command, kept = command_line("information", measure, name, params), []
-
-    def table(make):
-        if not kept:
-            kept.append(scored_windows(params, splits, ratio))
-        _, scores, attrs = kept[0]
-        return _with(attrs, make(scores))
-
-    terms, positions = (
-        recorded(name + end, params, lambda make=make: table(make), command=command)
-        for end, make in made.items()
-    )
-    return terms, positions
+    given = locals()
+    splits = [split for split in powers_of_two(length) if split <= (largest_split or length // 2)]
+    tables = {"": lambda scores, _: window_terms(scores)}
+    tables["-positions"] = lambda scores, _: position_costs(scores)
+    return tuple(_tables("information", measure, given, splits, ratio, tables))
 
 
 def past_terms(
     name: str,
-    corpus: str = "english-novels-100",
+    corpus: str = NOVELS,
     model: str = models.EMBEDDED,
     length: int = 4096,
     windows: int = 200,
@@ -96,41 +80,30 @@ def past_terms(
 ) -> pd.DataFrame:
     """Cost of the second half of windows after the last c tokens of the first.
 
-    The model sees BOS and the last c tokens of X, for c from nothing to all. What the cost of Y
-    loses with c is what the model has made of so much past. Parameters as in `measure`.
+    The model sees BOS and the last c tokens of X, for c = 0, 1, 4, 16, … and all of them. What the
+    cost of Y loses with c is what the model has made of so much past. Parameters as in `measure`.
 
-    Returns
-    -------
-    DataFrame `window, book, context, first, tokens, cost`: c = 0, 1, 4, 16, … and length/2, and
-    of Y the tokens from `first` (1, 2, 4, 8, …) to before the next, their number, and what they
-    cost together (nats).
+    Returns the DataFrame `window, book, context, first, tokens, cost`: c, and of Y the tokens from
+    `first` (1, 2, 4, 8, …) to before the next, their number, and what they cost together (nats).
     """
-    params = {
-        **identity(corpus, model),
-        **{"length": length, "windows": windows, "bos": bos, "dtype": dtype, "seed": seed},
-    }
-    half = length // 2
+    given, half = locals(), length // 2
     contexts = [0, *(4**k for k in range(half.bit_length()) if 4**k < half)]
-
-    def compute():
-        _, scores, attrs = scored_windows(params, [half - c for c in contexts], length)
-        return _with(attrs, past_table(scores, half))
-
-    return recorded(name, params, compute, command=command_line("past", past_terms, name, params))
+    tables = {"": lambda scores, _: past_table(scores, half)}
+    splits = [half - context for context in contexts]
+    return _tables("past", past_terms, given, splits, length, tables)[0]
 
 
 def past_table(scores, half: int) -> pd.DataFrame:
     """`past_terms`, from scores with a split half − c for every context c."""
     n, length = scores.joint.shape
-    books = scores.books
     costs = {half - split: -scores.marginal[split][:, half - split :] for split in scores.splits}
     costs[half] = -scores.joint[:, half:]
-    edges = [2**k for k in range((length - half).bit_length())]
+    edges = [*(2**k for k in range((length - half).bit_length())), length - half + 1]
     rows = []
     for context, cost in sorted(costs.items()):
-        for first, end in zip(edges, [*edges[1:], length - half + 1], strict=True):
+        for first, end in pairwise(edges):
             some = cost[:, first - 1 : end - 1]
-            row = {"window": np.arange(n), "book": books, "context": context, "first": first}
+            row = {"window": np.arange(n), "book": scores.books, "context": context, "first": first}
             row |= {"tokens": some.shape[1], "cost": some.sum(1, dtype=np.float64)}
             rows.append(pd.DataFrame(row))
     return pd.concat(rows, ignore_index=True)
@@ -138,7 +111,7 @@ def past_table(scores, half: int) -> pd.DataFrame:
 
 def missed_terms(
     name: str,
-    corpus: str = "english-novels-100",
+    corpus: str = NOVELS,
     model: str = models.EMBEDDED,
     length: int = 2048,
     windows: int = 1000,
@@ -151,29 +124,17 @@ def missed_terms(
     Parameters as in `measure`, whose scores of r = 2 are used if they are kept. Returns what
     `l2m.language_models.word_cache.missed_table` does.
     """
-    params = {
-        **identity(corpus, model),
-        **{"length": length, "windows": windows, "ratio": 2, "largest_split": 0, "partners": 1},
-        **{"bos": bos, "dtype": dtype, "seed": seed},
-    }
-
-    def compute():
-        sample, scores, attrs = scored_windows(params, powers_of_two(length), 2)
-        return _with(attrs, missed_table(scores, sample.tokens))
-
-    command = command_line("missed", missed_terms, name, params)
-    return recorded(name, params, compute, command=command)
+    given = locals() | {"ratio": 2, "largest_split": 0, "partners": 1}
+    return _tables("missed", missed_terms, given, powers_of_two(length), 2, {"": missed_table})[0]
 
 
 def position_costs(scores) -> pd.DataFrame:
     """Mean costs by position, from `Scores`.
 
-    Returns
-    -------
-    DataFrame `position, nll, stderr, marginal, marginal_stderr, shuffled, shuffled_stderr` (nats;
-    standard error over books): the cost of the token at a position of the window; and, for the
-    largest split, that of the continuation's token at this position after BOS alone, and of the
-    partner's after a foreign past.
+    Returns the DataFrame `position, nll, stderr, marginal, marginal_stderr, shuffled,
+    shuffled_stderr` (nats; standard error over books): the cost of the token at a position of the
+    window; and, for the largest split, that of the continuation's token at this position after BOS
+    alone, and of the partner's after a foreign past.
     """
     length, last = scores.joint.shape[1], scores.splits[-1]
     shuffled = np.reshape(scores.shuffled[last], (-1, *scores.marginal[last].shape)).mean(0)
@@ -189,15 +150,36 @@ def position_costs(scores) -> pd.DataFrame:
 
 def identity(corpus, model, documents=0) -> dict:
     """What was measured with what, as parameters of a result."""
-    limit = {"documents": documents} if documents else {}
-    return {
-        **{"corpus": corpus, "corpus_sha256": fingerprint(corpus, documents or None), **limit},
-        **{"model": model, "model_sha256": models.fingerprint(model)},
-    }
+    texts = {"corpus": corpus, "corpus_sha256": fingerprint(corpus, documents or None)}
+    texts |= {"documents": documents} if documents else {}
+    return texts | {"model": model, "model_sha256": models.fingerprint(model)}
+
+
+def _tables(what, function, given, splits, ratio, tables) -> list[pd.DataFrame]:
+    """The results of a measurement, recorded or made now, all from the same scores.
+
+    `given` are the arguments of `function`, which measures `what`; `tables` are, by the end of
+    their names, functions of the scores and of the windows' tokens.
+    """
+    name, documents = given.pop("name"), given.pop("documents", 0)
+    params = given | identity(given["corpus"], given["model"], documents)
+    command = command_line(what, function, name, params)
+    scored = cache(lambda: scored_windows(params, splits, ratio))
+
+    def compute(make):
+        scores, tokens, attrs = scored()
+        table = make(scores, tokens)
+        table.attrs = attrs
+        return table
+
+    return [
+        recorded(name + end, params, partial(compute, make), command=command)
+        for end, make in tables.items()
+    ]
 
 
 def scored_windows(params, splits, ratio):
-    """Windows of a corpus, their scores, and what the provenance says of the run."""
+    """The scores of windows of a corpus, their tokens, and what the provenance says of the run."""
     model = models.load_model(params["model"], params["dtype"])
     tokenizer = models.load_tokenizer(params["model"])
     sample = load_corpus(params["corpus"], params.get("documents")).windows(
@@ -216,7 +198,7 @@ def scored_windows(params, splits, ratio):
         folder=cache_dir() / "scores" / f"{digest(params)[:16]}-{model.device.type}",
     )
     attrs = {"device": models.device_name(model.device), "tokens": int(sample.tokens.size)}
-    return sample, scores, attrs | {"seconds": time.perf_counter() - start}
+    return scores, sample.tokens, attrs | {"seconds": time.perf_counter() - start}
 
 
 def command_line(what, function, name, params) -> str:
@@ -226,8 +208,8 @@ def command_line(what, function, name, params) -> str:
         for key, option in inspect.signature(function).parameters.items()
         if params.get(key, option.default) != option.default
     ]
-    flags = flags if what == "information" else [f"--what {what}", *flags]
-    return " ".join(["l2m measure", name, *flags])
+    asked = [] if what == "information" else [f"--what {what}"]
+    return " ".join(["l2m measure", name, *asked, *flags])
 
 
 def show_curves(tables) -> str:
@@ -245,8 +227,3 @@ def show_costs(table) -> str:
 def show_gains(table) -> str:
     """What the cache adds, in nats, by split, from what `missed_terms` returns."""
     return table.groupby("split")[["joint", "marginal"]].mean().round(2).to_string()
-
-
-def _with(attrs, table):
-    table.attrs = attrs
-    return table

@@ -6,7 +6,8 @@ Two models that read the same sequences are compared book by book, which takes m
 out of their difference.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,19 +35,12 @@ def block_means(values, edges) -> np.ndarray:
 
 @dataclass(frozen=True)
 class BookLosses:
-    """Mean losses of g books in k blocks of positions.
+    """Mean losses of g books in k blocks of positions."""
 
-    Attributes
-    ----------
-    position : (k,) middle of each block, geometric; `tokens` : (k,) positions in it.
-    losses : (g, k), nats; or differences of two models' losses.
-    weight : (g,) sequences of each book.
-    """
-
-    position: np.ndarray
-    tokens: np.ndarray
-    losses: np.ndarray
-    weight: np.ndarray
+    position: np.ndarray  # (k,) middle of each block, geometric
+    tokens: np.ndarray  # (k,) positions in it
+    losses: np.ndarray  # (g, k), nats; or differences of two models' losses
+    weight: np.ndarray  # (g,) sequences of each book
 
     def __sub__(self, other: "BookLosses") -> "BookLosses":
         """This model's losses minus another's on the same sequences, as far as both go."""
@@ -63,11 +57,7 @@ class BookLosses:
         distance = np.abs(np.subtract.outer(*2 * [np.log2(self.position)])) / octaves
         kernel = np.clip(1 - distance, 0, None) * self.tokens
         kernel /= kernel.sum(1, keepdims=True)
-        return BookLosses(self.position, self.tokens, self.losses @ kernel.T, self.weight)
-
-    def shifted(self, start: np.ndarray) -> "BookLosses":
-        """Counted from another number for each book, (g, 1)."""
-        return BookLosses(self.position, self.tokens, self.losses - start, self.weight)
+        return replace(self, losses=self.losses @ kernel.T)
 
     def between(self, first: float, last: float) -> "BookLosses":
         """The blocks whose middle lies between these positions."""
@@ -76,7 +66,7 @@ class BookLosses:
 
     def from_middle(self, first: float, last: float) -> "BookLosses":
         """Counted, book by book, from the own mean over a stretch of positions."""
-        return self.shifted(self.between(first, last).overall().losses)
+        return replace(self, losses=self.losses - self.between(first, last).overall().losses)
 
     def stretch(self, first: float, last: float) -> tuple[float, float]:
         """Mean over a stretch of positions, and half of its 95% interval."""
@@ -100,55 +90,38 @@ class BookLosses:
         quantile = stats.t.ppf(0.5 + CONFIDENCE / 2, len(self.weight) - 1)
         return quantile * clustered_stderr(self.losses, weights=self.weight)
 
-    def resampled(self, n: int = 2000, seed=0) -> np.ndarray:
-        """(n, k) means over books drawn with replacement."""
-        return resampled_means(self.losses, n=n, seed=seed, weights=self.weight)
-
 
 def book_losses(positions: pd.DataFrame, run: str) -> BookLosses:
-    """The held-out losses of one run.
+    """The held-out losses of one run, from `run, data, book, first, last, nll, sequences`.
 
-    Parameters
-    ----------
-    positions : `run, data, book, first, last, nll, sequences`.
-
-    Raises
-    ------
-    ValueError
-        If the run is not in the table.
+    ValueError if the run is not in the table.
     """
     own = positions[(positions["run"] == run) & (positions["data"] == "held-out")]
     if own.empty:
         raise ValueError(f"no run {run!r}, only {', '.join(map(str, positions['run'].unique()))}")
-    table = own.pivot(index="book", columns="first", values="nll")
+    losses = own.pivot(index="book", columns="first", values="nll")
     blocks = own.drop_duplicates("first").sort_values("first")
     first, last = blocks["first"].to_numpy(), blocks["last"].to_numpy()
-    weight = own.drop_duplicates("book").set_index("book")["sequences"].loc[table.index]
-    values = table.to_numpy(np.float64)
-    return BookLosses(np.sqrt(first * last), last - first + 1, values, weight.to_numpy(np.float64))
+    weight = own.drop_duplicates("book").set_index("book")["sequences"].loc[losses.index]
+    losses, weight = losses.to_numpy(np.float64), weight.to_numpy(np.float64)
+    return BookLosses(np.sqrt(first * last), last - first + 1, losses, weight)
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """A position on a curve, with its 95% interval over books.
 
     Infinite where the curve has no such place before its end; so is an end of the interval when
-    more than 2.5% of the resamples have none. `samples` : (n,), those of the resamples, in the same
-    order of draws for all curves of the same books.
+    more than 2.5% of the resamples have none.
     """
 
     position: float
     low: float
     high: float
-    samples: np.ndarray
 
     def __str__(self) -> str:
         """The position and its interval, such as "520 (410 to 700)"."""
-        here, low, high = (f"{x:,.0f}" if np.isfinite(x) else "end" for x in self._ends())
+        here, low, high = (f"{x:,.0f}" if np.isfinite(x) else "end" for x in self)
         return f"{here} ({low} to {high})" if np.isfinite(self.low) else "not before the end"
-
-    def _ends(self):
-        return self.position, self.low, self.high
 
 
 def lowest(curve: BookLosses, n: int = 2000, seed=0) -> Place:
@@ -157,9 +130,9 @@ def lowest(curve: BookLosses, n: int = 2000, seed=0) -> Place:
     A curve that is lowest in its last block has not turned yet: infinite.
     """
 
-    def find(means):
-        at = means.argmin(1)
-        return np.where(at == means.shape[1] - 1, np.inf, curve.position[at])
+    def find(y):
+        i = y.argmin()
+        return curve.position[i] if i < len(y) - 1 else np.inf
 
     return _place(find, curve, n, seed)
 
@@ -168,25 +141,24 @@ def above_zero_from(curve: BookLosses, n: int = 2000, seed=0) -> Place:
     """From where on a curve is above zero, interpolated; infinite if its end is not."""
     x = np.log2(curve.position)
 
-    def find(means):
-        out = np.full(len(means), np.inf)
-        for row, y in enumerate(means):
-            below = np.flatnonzero(y <= 0)
-            i = below[-1] if len(below) else -1
-            if i < 0:
-                out[row] = curve.position[0]
-            elif i < len(y) - 1:
-                out[row] = 2 ** (x[i] - y[i] * (x[i + 1] - x[i]) / (y[i + 1] - y[i]))
-        return out
+    def find(y):
+        below = np.flatnonzero(y <= 0)
+        if not len(below):
+            return curve.position[0]
+        if (i := below[-1]) == len(y) - 1:
+            return np.inf
+        return 2 ** (x[i] - y[i] * (x[i + 1] - x[i]) / (y[i + 1] - y[i]))
 
     return _place(find, curve, n, seed)
 
 
 def _place(find, curve, n, seed) -> Place:
-    samples = find(curve.resampled(n, seed))
+    """What `find` says of the mean curve, and the interval of what it says of resampled ones."""
+    means = resampled_means(curve.losses, n=n, seed=seed, weights=curve.weight)
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(samples, [tail, 1 - tail], method="nearest")
-    return Place(float(find(curve.mean[None])[0]), float(low), float(high), samples)
+    found = [find(mean) for mean in means]
+    low, high = np.quantile(found, [tail, 1 - tail], method="nearest")
+    return Place(float(find(curve.mean)), float(low), float(high))
 
 
 def moved(place: Place, dim: int, known_dim: int, beta: float) -> float:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
+from math import inf
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from l2m.files import cache_dir, digest, held, write_atomic
 from l2m.language_models.models import default_device
-from l2m.results import MissingResult, recorded
+from l2m.results import recorded
 
 CPU_TOKENS = 1_000_000  # more are not trained on without a GPU
 LOG_LINES = 15  # of a failed command, in its report
@@ -34,7 +35,11 @@ RECORDED_AS = {
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One model to train and evaluate; its experiment's subclass has the fields, and `train`."""
+    """One model to train and evaluate; its experiment's subclass has the fields, and `train`.
+
+    A subclass also has `title`, which tells it from others to a reader, without spaces, and
+    `tokens`, how many, or how many vectors, it is trained on.
+    """
 
     chapter = ""  # where the results of its experiment are recorded
 
@@ -48,11 +53,6 @@ class Run:
         return self.about()
 
     @property
-    def title(self) -> str:
-        """What tells it from others to a reader, without spaces."""
-        raise NotImplementedError
-
-    @property
     def name(self) -> str:
         """Its title, and a digest of its fields: what it is called on a command line."""
         return f"{self.title}-{digest(self.about())[:6]}"
@@ -62,14 +62,9 @@ class Run:
         """Where its checkpoints and tables are kept."""
         return cache_dir() / "runs" / self.chapter / f"{self.title}-{digest(self.identity())[:12]}"
 
-    @property
-    def total_tokens(self) -> int:
-        """Tokens, or vectors, that it is trained on."""
-        raise NotImplementedError
-
     def needs_gpu(self) -> bool:
         """Whether it is too large for the device that there is."""
-        return self.total_tokens > CPU_TOKENS and default_device().type != "cuda"
+        return self.tokens > CPU_TOKENS and default_device().type != "cuda"
 
     def finished(self) -> bool:
         """Whether its tables are there."""
@@ -82,13 +77,10 @@ class Run:
         """
         raise NotImplementedError
 
-    def carry_out(self, deadline: float = float("inf"), progress: bool = True) -> bool:
+    def carry_out(self, deadline: float = inf, progress: bool = True) -> bool:
         """Train and evaluate in this process, unless its tables are there; whether it is finished.
 
-        Raises
-        ------
-        RuntimeError
-            If another process is at it.
+        RuntimeError if another process is at it.
         """
         if self.finished():
             return True
@@ -109,93 +101,53 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Grids of runs, and how their tables are recorded.
+    """Grids of runs, and how their tables are recorded."""
 
-    Attributes
-    ----------
-    name : of `l2m train`, such as "gaussian".
-    chapter : where its results are recorded.
-    tables : names of the tables that a run keeps.
-    grids : name → function that returns the runs, the most important first.
-    params : (grid, runs) → what identifies the recorded tables.
-    dtype : what the provenance says of the arithmetic.
-    """
-
-    name: str
-    chapter: str
-    tables: tuple[str, ...]
-    grids: dict[str, Callable[[], list[Run]]]
-    params: Callable[[str, list[Run]], dict]
-    dtype: str
+    name: str  # of `l2m train`, such as "gaussian"
+    tables: tuple[str, ...]  # names of those that a run keeps
+    grids: dict[str, Callable[[], list[Run]]]  # by name; runs, the most important first
+    params: Callable[[str, list[Run]], dict]  # (grid, runs) → what identifies the recorded tables
+    dtype: str  # what the provenance says of the arithmetic
 
     def runs(self, grid: str) -> list[Run]:
-        """The runs of a grid.
-
-        Raises
-        ------
-        ValueError
-            If there is no such grid.
-        """
+        """The runs of a grid; ValueError if there is no such grid."""
         if grid not in self.grids:
             raise ValueError(f"no grid {grid!r} of {self.name}: one of {', '.join(self.grids)}")
         return list(self.grids[grid]())
 
     def run(self, grid: str, name: str) -> Run:
-        """The run of a grid that is called so.
-
-        Raises
-        ------
-        ValueError
-            If there is none.
-        """
-        for run in self.runs(grid):
-            if run.name == name:
-                return run
-        raise ValueError(
-            f"no run {name!r} in the grid {grid!r}: "
-            f"`l2m train {self.name} --grid {grid} --list` names them"
-        )
-
-    def command(self, grid: str, run: Run) -> list[str]:
-        """What carries out one run, as arguments of `l2m`."""
-        return ["train", self.name, "--grid", grid, "--run", run.name]
+        """The run of a grid that is called so; ValueError if there is none."""
+        runs = {run.name: run for run in self.runs(grid)}
+        if name not in runs:
+            cure = f"`l2m train {self.name} --grid {grid} --list` names them"
+            raise ValueError(f"no run {name!r} in the grid {grid!r}: {cure}")
+        return runs[name]
 
     def gather(self, grid: str) -> dict[str, pd.DataFrame]:
         """All tables of a grid: recorded, or of runs that are finished here or small enough to be.
 
-        Raises
-        ------
-        MissingResult
-            If runs are neither, and there is no GPU for them.
+        MissingResult if runs are neither, and there is no GPU for them.
         """
-        runs = self.runs(grid)
+        runs, tables = self.runs(grid), {}
         params, command = self.params(grid, runs), f"l2m train {self.name} --grid {grid} --record"
-        prefix = "" if grid == "book" else f"{grid}-"
-        tables = {}
+        prefix = runs[0].chapter + ("/" if grid == "book" else f"/{grid}-")
+        names = {recorded_as: name for name, recorded_as in RECORDED_AS.items()}
         for name in self.tables:
-            whole = f"{self.chapter}/{prefix}{name}"
-            compute = partial(self._gathered, runs, name, command)
-            table = recorded(whole, params, compute, command=command)
-            new = {old: new for new, old in RECORDED_AS.items() if old in table}
-            tables[name] = table.rename(columns=new)
-            tables[name].attrs = table.attrs
+            compute = partial(self._gathered, runs, name)
+            table = recorded(prefix + name, params, compute, command=command)
+            tables[name] = table.rename(columns=names)
         return tables
 
-    def _gathered(self, runs: list[Run], name: str, command: str) -> pd.DataFrame:
+    def _gathered(self, runs: list[Run], name: str) -> pd.DataFrame:
         missing = [run.name for run in runs if not run.finished() and run.needs_gpu()]
-        if missing:
+        if missing:  # `recorded` says what is missing, and what makes it
             names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-            raise MissingResult(
-                f"The result {self.chapter}/{name} is not recorded, and {len(missing)} of its "
-                f"{len(runs)} runs have not been trained here and need a GPU: {names}. "
-                f"It is made by `{command}`."
-            )
+            much = f"{len(missing)} of its {len(runs)} runs"
+            raise FileNotFoundError(f"{much} have not been trained here and need a GPU: {names}")
         for run in runs:
             run.carry_out(progress=False)
-        table, about = (
-            pd.concat([run.table(each) for run in runs], ignore_index=True)
-            for each in (name, "runs")
-        )
+        names = name, "runs"
+        table, about = (pd.concat([r.table(n) for r in runs], ignore_index=True) for n in names)
         table.attrs = {
             "device": ", ".join(sorted(set(about["device"]))),
             "dtype": self.dtype,
@@ -223,49 +175,38 @@ def visible_devices() -> list[str]:
 
 
 def run_all(
-    commands: dict[str, list[str]],
-    logs: str | Path,
-    *,
-    devices: list[str] | None = None,
-    per_device: int = 1,
-    deadline: float = float("inf"),
+    commands: dict[str, list[str]], logs: Path, *, per_device: int = 1, deadline: float = inf
 ) -> dict[str, str]:
-    """Run commands in the order given, each in a process that sees one GPU, `per_device` on each.
+    """Run commands in the order given, each in a process that sees one GPU, or only the CPU.
 
-    A command that fails does not stop the others; Ctrl-C ends them all.
+    Returns, by name of what did not succeed, the end of its log, or that it was not started. A
+    command that fails does not stop the others; Ctrl-C ends them all.
 
     Parameters
     ----------
     commands : name → arguments.
     logs : folder of one log a command, ``<name>.log``.
-    devices : all GPUs by default, or the CPU.
+    per_device : commands on a GPU at once.
     deadline : seconds after which no command is started; those that run are waited for.
-
-    Returns
-    -------
-    dict of str : by name of what did not succeed, the end of its log, or that it was not started.
     """
-    devices = visible_devices() if devices is None else devices
     free, start, processes, failures = queue.SimpleQueue(), time.monotonic(), set(), {}
-    for device in devices * per_device:
+    for device in visible_devices() * per_device:
         free.put(device)
     threads = str(max(1, (os.cpu_count() or 1) // free.qsize()))
+    logs.mkdir(parents=True, exist_ok=True)
 
     def run(name):
-        device = free.get()
+        device, log = free.get(), logs / f"{name}.log"
+        env = {"OMP_NUM_THREADS": threads, **os.environ, "CUDA_VISIBLE_DEVICES": device}
         try:
             if time.monotonic() - start > deadline:
                 return "not started: the deadline had passed"
-            log = Path(logs) / f"{name}.log"
-            log.parent.mkdir(parents=True, exist_ok=True)
-            env = {"OMP_NUM_THREADS": threads, **os.environ, "CUDA_VISIBLE_DEVICES": device}
             with open(log, "w", encoding="utf-8") as file:
                 process = subprocess.Popen(commands[name], stdout=file, stderr=file, env=env)
                 processes.add(process)
                 code = process.wait()
-            lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
-            end = "\n".join(lines.splitlines()[-LOG_LINES:])
-            return code and f"exit status {code}\n{end}"
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            return code and "\n".join([f"exit status {code}", *lines[-LOG_LINES:]])
         except OSError as error:
             return str(error)
         finally:
@@ -275,8 +216,8 @@ def run_all(
     try:
         futures = {pool.submit(run, name): name for name in commands}
         for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
-            if future.result():
-                failures[futures[future]] = future.result()
+            if said := future.result():
+                failures[futures[future]] = said
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:

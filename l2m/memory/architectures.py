@@ -15,23 +15,16 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
-from l2m.memory import layer_memories as m
-from l2m.memory.layer_memories import Memory, read
+from l2m.memory.layer_memories import READERS, Memory, compressed, read
 
-
-def _beside(name: str):
-    """What a JSON file of this folder holds."""
-    return json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
-
-
-_tables = _beside("families.json")
+_TABLES = json.loads(Path(__file__).with_name("families.json").read_text(encoding="utf-8"))
+_LAYER_TYPES = _TABLES["layer_types"]
+OUTSIDE = set(_TABLES["outside_transformers"])  # model types of other packages
 FAMILIES = {  # model type → readers of its attention layers and of its other layers, or None
-    name: tuple(reader and getattr(m, reader) for reader in (family["attention"], family["other"]))
-    for family in _tables["families"]
-    for name in family["model_types"]
+    model_type: tuple(name and READERS[name] for name in (family["attention"], family["other"]))
+    for family in _TABLES["families"]
+    for model_type in family["model_types"]
 }
-OUTSIDE = set(_tables["outside_transformers"])  # model types of other packages
-_LAYER_TYPES = _tables["layer_types"]
 
 
 def layer_memories(config) -> tuple[Memory, ...]:
@@ -40,17 +33,17 @@ def layer_memories(config) -> tuple[Memory, ...]:
     indexers = getattr(config, "indexer_types", None)  # sparse attention: layers with one, or all
     count = Counter()
     for i, (kind, layer) in enumerate(_layers(config)):
-        if attention is m.compressed:
-            count.update(m.compressed(layer, kind))
+        if attention is compressed:
+            count.update(compressed(layer, kind))
             continue
         if kind not in _LAYER_TYPES:
             raise ValueError(f"A layer of type {kind!r} ({config.model_type}) is not known here.")
-        tokens = _LAYER_TYPES[kind].get("tokens")
+        tokens, recurs = map(_LAYER_TYPES[kind].get, ("tokens", "recurs"))
         if tokens == "all":
             count[Memory(*attention(layer))] += 1
         elif tokens:  # a window of w tokens ends with the next one: w − 1 of the past
             count[Memory(*attention(layer), "window", read(layer, tokens) - 1)] += 1
-        if _LAYER_TYPES[kind].get("recurs"):
+        if recurs:
             count.update(other(layer))
         index = tokens and getattr(layer, "index_head_dim", None)
         if index and (not indexers or indexers[i] == "full"):
@@ -61,7 +54,7 @@ def layer_memories(config) -> tuple[Memory, ...]:
 def _layers(config):
     """Yield the type and the config of every layer that keeps a memory of its own."""
     named = ("layer_types", "layers_block_type", "attention_layers")
-    kinds = next((k for k in (getattr(config, name, None) for name in named) if k), None)
+    kinds = next(filter(None, (getattr(config, name, None) for name in named)), None)
     if kinds is None:
         kind = "full_attention"
         if FAMILIES[config.model_type][0] is None:
@@ -85,7 +78,11 @@ def decoder_config(source):
     """
     config = getattr(source, "config", source)
     if isinstance(config, Mapping):
-        config = _from_dict(config)
+        kind, known = config.get("model_type"), {}
+        if kind and kind not in OUTSIDE:
+            from transformers import CONFIG_MAPPING as known
+        given = dict(config)
+        config = known[kind].from_dict(given) if kind in known else SimpleNamespace(**given)
     if not getattr(config, "model_type", None):
         raise TypeError(
             f"Give a transformers model or config, a config.json as a dict, or a HistoryState; "
@@ -106,20 +103,11 @@ def decoder_config(source):
     return config
 
 
-def _from_dict(config: Mapping):
-    kind = config.get("model_type")
-    if kind and kind not in OUTSIDE:
-        from transformers import CONFIG_MAPPING
-
-        if kind in CONFIG_MAPPING:
-            return CONFIG_MAPPING[kind].from_dict(dict(config))
-    return SimpleNamespace(**config)
-
-
 @cache
 def architectures() -> tuple[dict, ...]:
     """Return facts of public models whose sizes the chapters use: ``name, id, source, config``.
 
     ``config`` holds the entries of the model's public ``config.json`` that its history state needs.
     """
-    return tuple(_beside("architectures.json"))
+    path = Path(__file__).with_name("architectures.json")
+    return tuple(json.loads(path.read_text(encoding="utf-8")))

@@ -16,8 +16,6 @@ import numpy as np
 from l2m.memory.architectures import decoder_config, layer_memories
 from l2m.memory.layer_memories import Memory
 
-BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8": 1, "int8": 1}
-
 
 @dataclass(frozen=True)
 class HistoryState:
@@ -61,13 +59,3 @@ def history_state_dim(config_or_model, length):
     Windows, chunks and unfinished blocks count at their fullest. Others as in `history_state`.
     """
     return history_state(config_or_model).dim(length)
-
-
-def history_state_bytes(config_or_model, length, dtype: str = "bfloat16"):
-    """Return the bytes of the history state when every scalar is stored as `dtype`, a name.
-
-    Others, and errors, as in `history_state_dim`.
-    """
-    if dtype not in BYTES:
-        raise ValueError(f"dtype is one of {', '.join(BYTES)}, not {dtype!r}.")
-    return history_state_dim(config_or_model, length) * BYTES[dtype]

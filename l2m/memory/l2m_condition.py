@@ -15,24 +15,19 @@ from l2m.memory.history_state import history_state
 
 @dataclass(frozen=True)
 class Growth:
-    """How the history state grows: the ``law``, its ``exponent`` in L, and the ``rate``.
+    """How the history state grows with the length L."""
 
-    The rate is in scalars per token (``"linear"``) or per doubling of L (``"logarithmic"``); of a
-    ``"bounded"`` state it is the largest size, in scalars.
-    """
-
-    law: str
-    exponent: float
-    rate: float
+    law: str  # "linear", "logarithmic" or "bounded"
+    exponent: float  # in L
+    rate: float  # scalars per token, or per doubling of L; of a bounded state the largest size
 
 
 @dataclass(frozen=True)
 class Verdict:
     """Whether the L²M condition can be met; true if it is by a single model.
 
-    ``single``: one model for all lengths (Theorem 5.4). ``series_exponent``: with a series of
-    models, one for each length, their state must grow by L^series_exponent to meet the condition
-    (Theorem 5.6); 0 where the single model already does.
+    In a series of models, one for each length, the state must grow by L^series_exponent to meet the
+    condition (Theorem 5.6): 0 where a single model for all lengths does (Theorem 5.4).
     """
 
     single: bool
@@ -84,19 +79,18 @@ class Bound:
             raise ValueError(f"epsilon is between 0 and 2·K_f = {2 * K_f}, not {epsilon!r}.")
         return cls(log(2 * K_f / epsilon), K_H * epsilon)
 
-    def nats(self, dim, vocab_size: int | None = None):
+    def nats(self, dim, vocab_size: int = 1):
         """Return the most mutual information, in nats, that a state of `dim` scalars can carry."""
-        return self.C * np.asarray(dim) + (log(vocab_size) if vocab_size else 0.0) + self.extra
+        return self.C * np.asarray(dim) + log(vocab_size) + self.extra
 
-    def dim(self, nats, vocab_size: int | None = None):
+    def dim(self, nats, vocab_size: int = 1):
         """Return the least number of scalars that can carry `nats`; a float, for scaling."""
-        rest = np.asarray(nats) - (log(vocab_size) if vocab_size else 0.0) - self.extra
-        return np.maximum(rest, 0.0) / self.C
+        return np.maximum(np.asarray(nats) - log(vocab_size) - self.extra, 0.0) / self.C
 
 
 def growth(config_or_model) -> Growth:
     """Return how dim(z) grows with the length L: like L, like log L, or not at all."""
-    kinds = {"tokens": "linear", "blocks": "linear", "levels": "logarithmic"}
+    laws = {"tokens": "linear", "blocks": "linear", "levels": "logarithmic"}
     rates = {"linear": 0.0, "logarithmic": 0.0, "bounded": 0.0}
     for m in history_state(config_or_model).memories:
         scalars = m.layers * m.width  # of one slot in all layers
@@ -104,9 +98,9 @@ def growth(config_or_model) -> Growth:
             scalars /= m.size
         elif m.slots == "window":
             scalars *= m.size
-        rates[kinds.get(m.slots, "bounded")] += scalars
-    kind = next((kind for kind in rates if rates[kind]), "bounded")
-    return Growth(kind, 1.0 if kind == "linear" else 0.0, rates[kind])
+        rates[laws.get(m.slots, "bounded")] += scalars
+    law = next((law for law in rates if rates[law]), "bounded")
+    return Growth(law, 1.0 if law == "linear" else 0.0, rates[law])
 
 
 def satisfies_l2m(config_or_model, beta: float) -> Verdict:
@@ -119,19 +113,17 @@ def satisfies_l2m(config_or_model, beta: float) -> Verdict:
     if not 0 <= beta <= 1:
         raise ValueError(f"beta is an exponent between 0 and 1, not {beta!r}.")
     found = growth(config_or_model)
-    if found.exponent >= beta:
+    single = found.exponent >= beta
+    if single:
         why = f"its state grows like L^{found.exponent:g}, I_BP like L^{beta:g}"
-        return Verdict(True, 0.0, why)
-    if found.law == "logarithmic":
+    elif found.law == "logarithmic":
         why = f"its state grows like log L, slower than I_BP ~ L^{beta:g}"
     else:
         why = f"its state never exceeds {found.rate:,.0f} scalars, while I_BP ~ L^{beta:g} grows"
-    return Verdict(False, float(beta), why)
+    return Verdict(single, 0.0 if single else float(beta), why)
 
 
-def required_dim(
-    length, fit: Callable, *, bound: Bound | None = None, vocab_size: int | None = None
-):
+def required_dim(length, fit: Callable, *, bound: Bound | None = None, vocab_size: int = 1):
     """Return the least dim(z_{L/2}) with which a model can carry I_BP(L/2; L) (Theorem 5.2).
 
     Solves I_BP = C·dim(z) + log M (+ extra) for dim(z): a number of scalars, not rounded.
@@ -142,6 +134,6 @@ def required_dim(
     fit : I_BP in nats as a function of L, such as a `l2m.information.scaling.PowerLaw`.
     bound : the theorem's constants; 16-bit scalars by default. What models are seen to hold is far
         less than a scalar could: ``Bound(C)`` with a measured C asks the practical question.
-    vocab_size : M; without it the log M that the last token carries is left out.
+    vocab_size : M; by default the log M that the last token carries is left out.
     """
     return (bound or Bound.discrete()).dim(fit(np.asarray(length)), vocab_size)

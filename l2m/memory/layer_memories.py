@@ -43,15 +43,10 @@ class Memory:
 def read(config, *names):
     """Return the first of the named sizes that the config has."""
     for name in names:
-        value = getattr(config, name, None)
-        if value is not None:
+        if (value := getattr(config, name, None)) is not None:
             return value
     kind = getattr(config, "model_type", "this")
     raise ValueError(f"The {kind} config gives no {' or '.join(names)}: give the whole config.")
-
-
-def _heads(config) -> int:
-    return read(config, "num_attention_heads", "num_heads", "n_heads")
 
 
 def keys_and_values(config):
@@ -60,12 +55,13 @@ def keys_and_values(config):
     def given(name):
         return getattr(config, name, None)
 
-    if given("multi_query") and not given("new_decoder_architecture"):  # Falcon
-        heads = 1
-    else:
-        heads = given("num_key_value_heads") or given("num_kv_heads") or _heads(config)
+    def queries():
+        return read(config, "num_attention_heads", "num_heads", "n_heads")
+
+    shared = given("multi_query") and not given("new_decoder_architecture")  # Falcon
+    heads = 1 if shared else given("num_key_value_heads") or given("num_kv_heads") or queries()
     key = given("head_dim") or given("kv_channels")
-    key = key or read(config, "hidden_size", "d_model") // _heads(config)
+    key = key or read(config, "hidden_size", "d_model") // queries()
     return "keys and values", heads * (key + (given("v_head_dim") or key))
 
 
@@ -129,32 +125,6 @@ def lightning(config):
     return (_state(config.num_attention_heads * width**2),)
 
 
-def rg_lru(config):
-    """RecurrentGemma's gated linear recurrence: a vector, and a short convolution."""
-    return _state(config.lru_width), _conv(config.conv1d_width, config.hidden_size)
-
-
-def short_conv(config):
-    """LFM2: nothing but a short convolution."""
-    return (_conv(config.conv_L_cache, config.hidden_size),)
-
-
-def rwkv4(config):
-    """RWKV-4: last inputs of both mixers; numerator, denominator and their shared exponent."""
-    return (_state(2 * config.hidden_size + 3 * config.attention_hidden_size),)
-
-
-def rwkv7(config):
-    """RWKV-7: a square matrix per head, and the last inputs of both mixers."""
-    return (_state(read(config, "hidden_size") * (read(config, "head_dim") + 2)),)
-
-
-def mlstm(config):
-    """xLSTM's matrix memory: a matrix, a normaliser and an exponent per head."""
-    key, value = config.qk_head_dim, config.v_head_dim
-    return (_state(config.num_heads * (key * value + key + 1)),)
-
-
 def linear_attention(config):
     """RetNet, gated linear attention, DeltaNet: a key × value matrix per head."""
     if getattr(config, "attn", None):
@@ -182,3 +152,19 @@ def compressed(config, kind):
     series = 2 if sparse else 1
     memories = [window, blocks, Memory("unfinished block", 2 * series * entry, "window", n - 1)]
     return (*memories, Memory("block before", 2 * n * entry, "state")) if sparse else memories
+
+
+_OF_SEVERAL_SIZES = (keys_and_values, latent, compressed, mamba, mamba2, log_linear_mamba2)
+_OF_SEVERAL_SIZES += (gated_delta, kimi_delta, lightning, linear_attention)
+READERS = {reader.__name__: reader for reader in _OF_SEVERAL_SIZES} | {
+    # RecurrentGemma's gated linear recurrence: a vector, and a short convolution
+    "rg_lru": lambda c: [_state(c.lru_width), _conv(c.conv1d_width, c.hidden_size)],
+    # LFM2: nothing but a short convolution
+    "short_conv": lambda c: [_conv(c.conv_L_cache, c.hidden_size)],
+    # RWKV-4: last inputs of both mixers; numerator, denominator and their shared exponent
+    "rwkv4": lambda c: [_state(2 * c.hidden_size + 3 * c.attention_hidden_size)],
+    # RWKV-7: a square matrix per head, and the last inputs of both mixers
+    "rwkv7": lambda c: [_state(read(c, "hidden_size") * (read(c, "head_dim") + 2))],
+    # xLSTM's matrix memory: a matrix, a normaliser and an exponent per head
+    "mlstm": lambda c: [_state(c.num_heads * (c.qk_head_dim * (c.v_head_dim + 1) + 1))],
+}

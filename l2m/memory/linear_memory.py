@@ -16,6 +16,7 @@ All is dense: half a minute at L = 1,024. For n independent copies, read m as nu
 ==========================  ========================================================================
 """
 
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -25,15 +26,11 @@ SMALL = 1e-8  # correlations below are none: those of the families are above 1e-
 
 
 def canonical_nats(family, split):
-    """-½ ln(1 - ρ²) of the canonical correlations ρ of Z_1 … Z_split with the rest, descending.
+    """-½ ln(1 - ρ²), nats, of the canonical correlations of Z_1 … Z_split with the rest: (rank,).
 
-    They add up to I_BP(split; L). As many numbers as there are terms are an exact memory there;
-    the best linear memory of m numbers keeps the first m terms, and misses the others.
-
-    Returns
-    -------
-    array (rank,), nats
-        The terms that are not zero: `rank` is that of the cross-covariance.
+    Those that are not zero, descending; they add up to I_BP(split; L). As many numbers as there are
+    terms are an exact memory there; the best linear memory of m numbers keeps the first m terms,
+    and misses the others.
     """
     if not 1 <= split < family.length:
         raise ValueError(f"split must lie between 1 and {family.length - 1}, not {split}.")
@@ -47,7 +44,7 @@ def ranks(family):
 
 
 def least_divergence(family, sizes, pieces=32):
-    """Lower bounds on the mean of D_i over positions, for every linear memory of so many numbers.
+    """Lower bounds, (len(sizes),) nats, on the mean of D_i of every linear memory of m numbers.
 
     Let V(S) be the least cost in a stretch S against a prediction from the memory at its start and
     all of S so far. Cut it into A then B. What m numbers carry from A to B are at most the first
@@ -58,28 +55,17 @@ def least_divergence(family, sizes, pieces=32):
 
     and the bound is the best that this gives for the whole sequence, over all ways of cutting it
     again and again. Any choice of cuts is valid. Here there is one in each of `pieces` equal
-    parts, where I_BP is large; more pieces help small memories most.
-
-    Parameters
-    ----------
-    sizes : sequence of int
-        Numbers m in the memory, each at least 0.
-    pieces : int
-        Takes pieces³/6 spectra, of at most L/2 numbers.
-
-    Returns
-    -------
-    array (len(sizes),), nats a number
+    parts, where I_BP is large; more pieces help small memories most, and take pieces³/6 spectra of
+    at most L/2 numbers. `sizes` are the m, each at least 0.
     """
     c, cuts = family.covariance(), _cuts(family, pieces)
     n = len(cuts)
     missed = np.zeros((n, n, n, len(sizes)))  # of first cut, cut between, last cut
     for j in range(1, n - 1):
         whitened = _whitened(c, cuts[j])
-        for i in range(j):
-            for k in range(j + 1, n):
-                block = whitened[: cuts[k] - cuts[j], : cuts[j] - cuts[i]]
-                missed[i, j, k] = _beyond(block, sizes)
+        for i, k in product(range(j), range(j + 1, n)):
+            block = whitened[: cuts[k] - cuts[j], : cuts[j] - cuts[i]]
+            missed[i, j, k] = _beyond(block, sizes)
     cost = np.zeros((n, n, len(sizes)))
     for width in range(2, n):
         for i in range(n - width):
@@ -89,29 +75,20 @@ def least_divergence(family, sizes, pieces=32):
 
 
 def filter_divergence(family, sizes):
-    """The mean of D_i over positions that a certain linear memory of so many numbers has.
+    """The mean of D_i, in nats, of a certain linear memory of m numbers: (len(sizes),).
 
-    It follows the exact memory x_i, of as many numbers as `ranks` says, as well as m numbers can:
+    Exact for this memory, hence an upper bound on the least; `sizes` are the m, each at least 0. It
+    follows the exact memory x_i, of as many numbers as `ranks` says, as well as m numbers can:
     of the m + 1 combinations that h_i and Z_i make it drops the one that costs least in the near
     future, since a small memory would not hold for longer what it spares for the far one. Of two
     horizons found by trial, 2m + 2 and 8m + 8 numbers, it has the better one. Descent on all
     coefficients gained 2 to 9% more where it was tried.
-
-    Parameters
-    ----------
-    sizes : sequence of int
-        Numbers m in the memory, each at least 0.
-
-    Returns
-    -------
-    array (len(sizes),), nats a number: exact for this memory, hence an upper bound on the least
     """
-    steps = _exact_filter(family)
-    costs = [
-        [_reduced(steps, _value(steps, 1 - 1 / (scale * (m + 1))), m) for m in sizes]
-        for scale in (2, 8)
-    ]
-    return np.min(costs, axis=0)
+    steps, best = _exact_filter(family), []
+    for m in sizes:
+        values = (_value(steps, 1 - 1 / horizon) for horizon in (2 * m + 2, 8 * m + 8))
+        best.append(min(_reduced(steps, value, m) for value in values))
+    return np.array(best)
 
 
 class Step(NamedTuple):

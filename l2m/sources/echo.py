@@ -1,7 +1,8 @@
 """A source that says everything twice: it asks for as much memory as its first half is long."""
 
 import numpy as np
-from scipy.special import xlogy
+
+from l2m.sources.markov import check_split, noisy_copy_mi
 
 
 class EchoSource:
@@ -20,8 +21,7 @@ class EchoSource:
         if vocab_size < 2 or size < 1 or not 0 <= noise <= 1 - 1 / vocab_size:
             raise ValueError("An echo needs vocab_size >= 2, size >= 1 and noise in [0, 1 − 1/M].")
         self.vocab_size, self.size, self.noise = vocab_size, size, noise
-        wrong = xlogy(noise, noise) - noise * np.log(vocab_size - 1)
-        self.token_mi = float(np.log(vocab_size) + xlogy(1 - noise, 1 - noise) + wrong)
+        self.token_mi = float(noisy_copy_mi(noise, vocab_size))
 
     def sample(self, n, length, rng):
         """n windows of 2K tokens, int64 (n, 2K)."""
@@ -42,4 +42,5 @@ class EchoSource:
 
     def bipartite_mi(self, split, length):
         """I_BP(ℓ; 2K), exact: of every token with its original and echo on different sides."""
+        check_split(split, length)
         return min(split, length - split) * self.token_mi

@@ -32,41 +32,31 @@ import numpy as np
 
 from l2m.sources.markov import check_split
 
-GAMMA, RHO = np.sqrt(5) / 4, 1 / 4
-SIGNS = np.array([[1, 1, 1, 1], [-1, 1, -1, 1], [-1, -1, 1, 1], [1, -1, -1, 1]])
-M = SIGNS * np.array([GAMMA, GAMMA, GAMMA, RHO])
+M = np.array([[1, 1, 1, 1], [-1, 1, -1, 1], [-1, -1, 1, 1], [1, -1, -1, 1]])
+M = M * np.sqrt([5, 5, 5, 1]) / 4  # its columns are orthogonal, its rows have length 1
 COPIES = {"sub-volume": 3, "logarithmic": 1}
 
 
 class Level(NamedTuple):
-    """One level, made of n rows; windows m = -1, …, n-1 stand for the rows m and m+1.
+    """One level, made of n rows; windows m = -1, …, n-1 stand for the rows m and m+1."""
 
-    own, other : α and β of the last step, each (n-1, 1)
-    six : the six numbers as combinations of the two rows, (n+1, 6, 8)
-    factor : Cholesky factor of their covariance given the rows before, (n+1, 6, 6)
-    """
-
-    own: np.ndarray
-    other: np.ndarray
-    six: np.ndarray
-    factor: np.ndarray
+    own: np.ndarray  # α of the last step, (n-1, 1)
+    other: np.ndarray  # β of it, (n-1, 1)
+    six: np.ndarray  # the six numbers as combinations of the two rows, (n+1, 6, 8)
+    factor: np.ndarray  # Cholesky factor of their covariance given the rows before, (n+1, 6, 6)
 
 
 class GaussianFamily:
-    """L = 4^levels correlated standard normal numbers.
+    """L = 4^levels correlated standard normal numbers, the same when their order is reversed.
 
-    Reversing their order changes nothing. All but `covariance` and `cholesky` takes O(L) time and
-    memory.
+    All but `covariance` and `cholesky` takes O(L) time and memory.
 
     Parameters
     ----------
-    kind : "sub-volume" or "logarithmic"
-    levels : int
-        L = 4^levels numbers: `length`.
-    target : float or None
-        The correlation that the last step sets, between -1 and 1; None leaves the step out.
-    signs : four of ±1
-        Of the rows of M. Backwards they must be the same, or all opposite.
+    kind : "sub-volume" or "logarithmic".
+    levels : L = 4^levels numbers, `length`.
+    target : the correlation that the last step sets, between -1 and 1; None leaves the step out.
+    signs : four of ±1, of the rows of M; backwards they must be the same, or all opposite.
     """
 
     def __init__(self, kind, levels, target=2 / 5, signs=(1, 1, 1, 1)):
@@ -86,8 +76,7 @@ class GaussianFamily:
 
     def about(self) -> dict:
         """What identifies it, as JSON has it."""
-        names = ("kind", "levels", "target", "signs")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("kind", "levels", "target", "signs")}
 
     def sample(self, n, rng):
         """n independent samples, float64 (n, L)."""
@@ -116,31 +105,27 @@ class GaussianFamily:
 
     def correlation(self, i, j):
         """corr(Z_i, Z_j), positions from 0."""
-        check_positions(self.length, i, j)
-        return float(self._between_neighbours(self.levels, i, j)[0, 0])
+        for position in (i, j):
+            if not 0 <= position < self.length:
+                last = self.length - 1
+                raise ValueError(f"positions go from 0 to length - 1 = {last}, not {position}.")
+        return float(self._correlation(i, j))
 
     def two_point_mi(self, i, j):
         """-½ ln(1 - corr²) in nats, positions from 0; antipodal: i = 0, j = length - 1."""
         return float(-np.log1p(-(self.correlation(i, j) ** 2)) / 2)
 
     def covariance(self, device=None):
-        """C, shape (L, L), float64: 8 L² bytes, 2.1 GB for seven levels.
+        """C, (L, L), float64: 8 L² bytes, 2.1 GB for seven levels.
 
-        Parameters
-        ----------
-        device : str or torch.device, optional
-            Build it there, as a torch tensor; by default a NumPy array comes back.
+        A NumPy array, or, built there, a torch tensor on a `device`.
         """
-        fresh = np.eye(self.length)
-        if device is not None:
-            import torch
-
-            fresh = torch.as_tensor(fresh, device=device)
         # the construction is linear, Z = A X with independent X, so that C = A A^T
+        fresh = on_device(np.eye(self.length), device)
         return self._construct(self._construct(fresh, self.levels).T, self.levels)
 
     def cholesky(self, device=None):
-        """The lower triangular T with C = T T^T, shape (L, L), on a device as in `covariance`.
+        """The lower triangular T with C = T T^T, (L, L), on a device as in `covariance`.
 
         Z = T ε with ε standard normal is a sample, and its exact conditionals are products of the
         same triangle: E[Z_i | Z_<i] = (T ε)_i - T_ii ε_i, with deviation T_ii. After L³/3
@@ -185,6 +170,9 @@ class GaussianFamily:
         noise = np.linalg.solve(factor[:, :4, :4], known - mean[:, :4])
         ahead = [mean[:, j : j + 2] + factor[:, j : j + 2, :j] @ noise[:, :j] for j in range(1, 5)]
         return _by_position(ahead)
+
+    def _correlation(self, i, j):
+        return self._between_neighbours(self.levels, i, j)[0, 0]
 
     def _between_neighbours(self, level, i, j):
         """Covariance of (Z_i, Z_{i+1}) with (Z_j, Z_{j+1}), 2×2."""
@@ -232,11 +220,13 @@ class GaussianFamily:
         return (plus + minus) / 2, (plus - minus) / 2
 
 
-def check_positions(length, *positions):
-    """Refuse positions that the family does not have."""
-    for position in positions:
-        if not 0 <= position < length:
-            raise ValueError(f"positions go from 0 to length - 1 = {length - 1}, not {position}.")
+def on_device(array, device):
+    """The array itself, or a torch tensor on a device."""
+    if device is None:
+        return array
+    import torch
+
+    return torch.as_tensor(array, device=device)
 
 
 def _map_pairs(z, own, other):

@@ -17,32 +17,17 @@ from functools import cached_property
 import numpy as np
 from scipy import linalg
 
-from l2m.sources.gaussian import COPIES, GaussianFamily, M, check_positions
+from l2m.sources.gaussian import COPIES, GaussianFamily, M, on_device
 from l2m.sources.markov import check_split
 
 PAPER, ALTERNATING = (1, 1, 1, 1), (1, -1, 1, -1)
 LAST_STEPS = ("map", "replace", "none")
 
 
-def formula(signs=PAPER):
-    """The correlation that Eq. C.23 sets, where `signs` are those of the rows of M."""
-    within = np.outer(signs, signs) * (M @ M.T)
-    return float(round(2 / 5 * (within[2, 3] + within[0, 1]) + 1 / 5, 12)) + 0.0
-
-
 def reading(kind, levels, last_step="map", target=2 / 5, signs=PAPER):
-    """Return the family under one reading.
-
-    Parameters
-    ----------
-    kind, levels, signs : see `GaussianFamily`
-    last_step : "map", "replace" or "none"
-    target : float or "formula"
-        The correlation that the last step sets.
-    """
+    """The family whose `last_step` is "map", "replace" or "none"; others as in `GaussianFamily`."""
     if last_step not in LAST_STEPS:
         raise ValueError(f"last_step must be one of {', '.join(LAST_STEPS)}, not {last_step!r}.")
-    target = formula(signs) if target == "formula" else target
     if last_step == "replace":
         return ReplacedFamily(kind, levels, target, signs)
     return GaussianFamily(kind, levels, target if last_step == "map" else None, signs)
@@ -52,8 +37,7 @@ class ReplacedFamily(GaussianFamily):
     """The family whose last step replaces an entry of the covariance; all else as it was.
 
     Not every target leaves a positive definite matrix: ``LinAlgError`` where it does not. All is
-    dense, L³/3 operations, but for `correlation` and, with target 0, `bipartite_mi` at the quarters
-    of L.
+    dense, L³/3 operations, but for `bipartite_mi` at the quarters of L with target 0.
     """
 
     def __init__(self, kind, levels, target=0, signs=PAPER):
@@ -62,29 +46,19 @@ class ReplacedFamily(GaussianFamily):
         super().__init__(kind, levels, target, signs)
 
     def covariance(self, device=None):
-        """C_levels, shape (L, L), float64, by C_k = C_{k-1} ⊗ G + I ⊗ R, entries replaced."""
+        """C_levels, (L, L), float64, by C_k = C_{k-1} ⊗ G + I ⊗ R, entries replaced."""
         matrix = np.eye(1)
         for _ in range(self.levels):
             matrix = self._of_rows(matrix, np.eye(len(matrix)))
-            first = np.arange(3, len(matrix) - 1, 4)
-            matrix[first, first + 1] = matrix[first + 1, first] = self.target
-        if device is None:
-            return matrix
-        import torch
-
-        return torch.as_tensor(matrix, device=device)
-
-    def correlation(self, i, j):
-        """corr(Z_i, Z_j), positions from 0, by descending the levels: no matrix is built."""
-        check_positions(self.length, i, j)
-        return float(self._entry(self.levels, *sorted((i, j))))
+            _replace(matrix, self.target)
+        return on_device(matrix, device)
 
     def sample(self, n, rng):
         """n independent samples, float64 (n, L)."""
         return rng.standard_normal((n, self.length)) @ self._triangle.T
 
     def conditionals(self, z):
-        """Exact E[Z_i | Z_<i] and deviation, for given z of shape (n, L): arrays (n, L), (L,)."""
+        """As in `GaussianFamily`."""
         noise = linalg.solve_triangular(self._triangle, np.asarray(z).T, lower=True).T
         return z - noise * self.deviations, self.deviations
 
@@ -110,13 +84,8 @@ class ReplacedFamily(GaussianFamily):
     def _triangle(self):
         return self.cholesky()
 
-    def _entry(self, level, i, j):
-        if level == 0:
-            return 1.0
-        if j == i + 1 and j % 4 == 0:
-            return self.target
-        below = self._entry(level - 1, i // 4, j // 4)
-        return self._of_rows(np.array([[below]]), np.array([[i // 4 == j // 4]]))[i % 4, j % 4]
+    def _correlation(self, i, j):
+        return self.covariance()[i, j]
 
     def _quarters_log_det(self, quarters):
         """ln|C| of the first `quarters` quarters, target 0, less a constant a quarter.
@@ -153,11 +122,15 @@ class ReplacedFamily(GaussianFamily):
         """I ⊗ R and the last step on `rows` rows, columns in `basis`: (rows, 4, rows, 4)."""
         kept, new = M[:, : COPIES[self.kind]], M[:, COPIES[self.kind] :]
         local = np.kron(np.eye(rows), new @ new.T)
-        first = np.arange(3, 4 * rows - 1, 4)
-        before = (M @ M.T)[0, 1] * (kept @ kept.T)[3, 0]
-        local[first, first + 1] = local[first + 1, first] = -before
+        _replace(local, -(M @ M.T)[0, 1] * (kept @ kept.T)[3, 0])
         local = local.reshape(rows, 4, rows, 4)
         return np.einsum("uavb,ap,bq->upvq", local, basis, basis)
+
+
+def _replace(matrix, value):
+    """Set the entries of the pairs of neighbours in different rows, in place."""
+    first = np.arange(3, len(matrix) - 1, 4)
+    matrix[first, first + 1] = matrix[first + 1, first] = value
 
 
 def _block(fresh, s, left, right):

@@ -11,6 +11,12 @@ def mutual_information(joint):
     return float((xlogy(joint, joint) - xlogy(joint, product)).sum())
 
 
+def noisy_copy_mi(noise, vocab_size=2):
+    """MI in nats of a uniform token and its copy, which with probability `noise` is another one."""
+    wrong = xlogy(noise, noise) - noise * np.log(vocab_size - 1)
+    return np.log(vocab_size) + xlogy(1 - noise, 1 - noise) + wrong
+
+
 def check_split(split, length):
     """Refuse a split that leaves one side empty."""
     if not 1 <= split < length:

@@ -7,9 +7,8 @@ that the number of pairs that join the two halves, and with it I_BP(L/2; L), gro
 """
 
 import numpy as np
-from scipy.special import xlogy
 
-from l2m.sources.markov import check_split, mutual_information
+from l2m.sources.markov import check_split, mutual_information, noisy_copy_mi
 
 
 class PairSource:
@@ -34,7 +33,7 @@ class PairSource:
         if not 0 <= noise < 0.5:
             raise ValueError(f"noise must be at least 0 and below 0.5, not {noise}.")
         self.bits, self.noise, self.vocab_size = bits, noise, 2**bits
-        self.pair_mi = float(np.log(2) + xlogy(noise, noise) + xlogy(1 - noise, 1 - noise))
+        self.pair_mi = float(noisy_copy_mi(noise))
         rng = np.random.default_rng(seed)
         mate, free = np.full(bits, -1), np.arange(bits)
         for level in range(1, levels + 1):

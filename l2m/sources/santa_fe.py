@@ -8,9 +8,8 @@ still, two exponents that can be chosen apart, as in language.
 """
 
 import numpy as np
-from scipy.special import xlogy
 
-from l2m.sources.markov import check_split
+from l2m.sources.markov import check_split, noisy_copy_mi
 
 
 class SantaFeSource:
@@ -80,7 +79,7 @@ class SantaFeSource:
 
     def bipartite_mi(self, split, length):
         """Sum over facts of what its last telling in X says of its first telling in Y."""
-        return self._over_facts(split, length, _binary_mi)
+        return self._over_facts(split, length, noisy_copy_mi)
 
     def vclub_mi(self, split, length):
         """The limit of the vCLUB estimator (Eq. 7) with q = p: I_BP plus the lautum information.
@@ -92,7 +91,7 @@ class SantaFeSource:
     def two_point_mi(self, d):
         """Σ_k p_k² I(z_k now; z_k d steps on)."""
         fact = np.arange(len(self.probability))
-        return float(self.probability**2 @ _binary_mi(self.change(fact, d)))
+        return float(self.probability**2 @ noisy_copy_mi(self.change(fact, d)))
 
     def _over_facts(self, split, length, information):
         """Σ_k Σ_gap P(last telling in X and first in Y lie `gap` apart) information(change).
@@ -125,12 +124,7 @@ def _unsorted(values, order):
     return result
 
 
-def _binary_mi(change):
-    """MI in nats of two fair bits that differ with probability `change`."""
-    return np.log(2) + xlogy(change, change) + xlogy(1 - change, 1 - change)
-
-
 def _binary_vclub(change):
-    """E_joint ln p(y|x) - E_product ln p(y|x) of two such bits."""
+    """E_joint ln p(y|x) - E_product ln p(y|x) of two fair bits that differ so often."""
     with np.errstate(divide="ignore"):
         return (0.5 - change) * np.log((1 - change) / change)

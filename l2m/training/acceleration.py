@@ -26,14 +26,8 @@ def causal_attention(module, query, key, value, attention_mask, scaling=None, **
 
     transformers makes one of L×L while a CUDA graph is captured, and compiled layers once more.
     """
-    out = scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attention_mask,
-        is_causal=attention_mask is None,
-        scale=scaling,
-    )
+    masking = {"attn_mask": attention_mask, "is_causal": attention_mask is None}
+    out = scaled_dot_product_attention(query, key, value, **masking, scale=scaling)
     return out.transpose(1, 2), None
 
 

@@ -49,17 +49,6 @@ def load_latest(folder, model, optimiser, about: dict) -> tuple[int, list]:
     return 0, []
 
 
-def load_weights(folder, model) -> int:
-    """Load the newest checkpoint's weights, for evaluation: its step; FileNotFoundError if none."""
-    files = _files(folder)
-    if not files:
-        raise FileNotFoundError(f"no checkpoint in {folder}: train first")
-    with safe_open(files[-1], framework="pt") as file, torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(file.get_tensor(f"model.{name}"))
-        return int(file.metadata()["step"])
-
-
 def _files(folder):
     return sorted(Path(folder).glob("step-*.safetensors"))
 

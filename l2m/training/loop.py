@@ -150,6 +150,9 @@ def train(
         starts = range(rank * share * parts, (rank + 1) * share * parts, share)
         return [task.batch(step, config.batch_size, slice(i, i + share), device) for i in starts]
 
+    def due(done, every):
+        return done == config.steps or done % (every or config.steps) == 0
+
     def eager(step):
         optimiser.zero_grad(set_to_none=True)
         return step_on(batches(step))
@@ -171,20 +174,18 @@ def train(
         loss, norm = advance(step)
         losses.append(loss.clone())
         bar.update(tokens)
-        done, end = step + 1, step + 1 == config.steps
+        done = step + 1
         late = world == 1 and time.perf_counter() > until
-        saving = late or end or done % (config.save_every or config.steps) == 0
-        watching = watch is not None and (end or done % (watch_every or config.steps) == 0)
-        if saving or watching or done % (config.log_every or config.steps) == 0:
+        saving, logging = (late or due(done, n) for n in (config.save_every, config.log_every))
+        watching = watch is not None and due(done, watch_every)
+        if saving or watching or logging:
             mean = torch.stack(losses).mean()
             if world > 1:
                 dist.all_reduce(mean)
             value = float(mean / world)
             if not math.isfinite(value):
-                raise RuntimeError(
-                    f"the loss is {value} at step {done}: lower the learning rate, "
-                    f"{config.learning_rate}"
-                )
+                cure = f"lower the learning rate, {config.learning_rate}"
+                raise RuntimeError(f"the loss is {value} at step {done}: {cure}")
             seconds = time.perf_counter() - clock
             rows.append([done, done * tokens, value, rate, float(norm), seconds])
             rows[-1].append(float(watch(model)) if watching else None)

@@ -65,12 +65,10 @@ def build_model(
     config = _config(name, vocab_size or 1, length, layers, width, state, window, positions)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if vocab_size:
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        else:
-            model = VectorModel(
-                AutoModel.from_config(config, dtype=torch.float32), dim, length if clock else 0
-            )
+        made = AutoModel if vocab_size is None else AutoModelForCausalLM
+        model = made.from_config(config, dtype=torch.float32)
+        if dim is not None:
+            model = VectorModel(model, dim, length if clock else 0)
         _take_own_mixers(body(model))
     return model
 
@@ -173,10 +171,8 @@ class VectorModel(nn.Module):
 
     def forward(self, z):
         """Mean and deviation of z_i given BOS (zeros) and z_<i: fp32, (B, L, dim) each, as z is."""
-        before, position = (
-            nn.functional.pad(z, (0, 0, 1, -1)),
-            torch.arange(z.shape[1], device=z.device),
-        )
+        before = nn.functional.pad(z, (0, 0, 1, -1))
+        position = torch.arange(z.shape[1], device=z.device)
         if self.digits:  # of the position that is predicted
             powers = DIGIT ** torch.arange(self.digits, device=z.device)
             digits = nn.functional.one_hot(position[:, None] // powers % DIGIT, DIGIT).flatten(1)

@@ -176,16 +176,6 @@ def _differentiate(ctx, dy, _):
 _scan.register_autograd(_differentiate, setup_context=_keep)
 
 
-def selective_scan_reference(u, delta, A, B, C):
-    """The same as `selective_scan`, on any device: the recurrence, one step after the other."""
-    h, ys = 0, []
-    for t in range(u.shape[1]):
-        step = delta[:, t, :, None]  # (batch, D, 1)
-        h = torch.exp(step * A) * h + step * u[:, t, :, None] * B[:, t, None]
-        ys.append((h * C[:, t, None]).sum(-1))
-    return torch.stack(ys, 1)
-
-
 def selective_scan(u, delta, A, B, C):
     """Outputs (batch, L, D), in u's dtype, of Mamba-1's selective scan from a state of zeros.
 

@@ -21,7 +21,7 @@ from l2m.experiments.books import (
     Books,
     BookTask,
     HeldOut,
-    thinned,
+    evenly_cut,
 )
 from l2m.results import MissingResult
 
@@ -76,11 +76,15 @@ def test_loss_and_values_are_those_of_the_model(file):
         torch.testing.assert_close(task.loss(model, tokens), expected.mean())
 
 
-def test_thinning_is_even():
-    owner = np.repeat([3, 5, 9], [10, 2, 100])
-    kept = thinned(owner, 5)
-    assert owner[kept].tolist() == [3] * 5 + [5] * 2 + [9] * 5
-    assert kept[-5:].tolist() == [12, 37, 62, 86, 111]
+def test_books_are_cut_evenly():
+    class Cut:
+        def cut(self, epoch):
+            assert epoch is None
+            return np.arange(112), np.repeat([3, 5, 9], [10, 2, 100])
+
+    starts, owner = evenly_cut(Cut(), 5)
+    assert owner.tolist() == [3] * 5 + [5] * 2 + [9] * 5
+    assert starts[-5:].tolist() == [12, 37, 62, 86, 111]
 
 
 def test_a_judge_sees_the_weights_as_they_are(books, file):
@@ -93,12 +97,12 @@ def test_a_judge_sees_the_weights_as_they_are(books, file):
             weight.mul_(1.5)
     after = judge.watch()
     assert after != before
-    starts, _ = judge._sequences()
-    some = torch.from_numpy(judge.held_out.sequences.read(starts))
+    starts, _ = judge.sequences()
+    some = torch.from_numpy(judge.held_out.read(starts))
     assert after == pytest.approx(float(judge.task.loss(model, some).detach()), abs=1e-4)
     train, held_out = books.sides(file)
-    assert set(judge.task.sequences.books) == set(train)
-    assert set(judge.held_out.sequences.books) == set(held_out)
+    assert set(judge.task.books) == set(train)
+    assert set(judge.held_out.books) == set(held_out)
 
 
 def test_positions_by_hand(books, file):
@@ -107,8 +111,8 @@ def test_positions_by_hand(books, file):
     own = table[table["data"] == "held-out"]
     assert set(own["book"]) == set(books.sides(file)[1])
     book = own["book"].iloc[0]
-    starts, owner = judge._sequences()
-    read = torch.from_numpy(judge.held_out.sequences.read(starts[owner == book]))
+    starts, owner = judge.sequences()
+    read = torch.from_numpy(judge.held_out.read(starts[owner == book]))
     losses = judge.task.values(judge.model, read)
     for row in own[own["book"] == book].itertuples():
         expected = losses[:, row.first - 1 : row.last].mean()

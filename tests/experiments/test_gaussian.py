@@ -174,7 +174,7 @@ def test_the_book_grid_is_what_it_promises():
         assert run.task().length == run.length
         assert EXPERIMENT.run("book", run.name) == run
     usual = [run for run in runs if run.length == 256 and run.steps == 8000]
-    assert len({run.total_tokens for run in usual}) == 1
+    assert len({run.tokens for run in usual}) == 1
     told = {(run.family, run.clock) for run in usual}
     assert told == {(family, clock) for family in ("gpt2", "mamba") for clock in (False, True)}
 

@@ -2,13 +2,21 @@
 
 import numpy as np
 import pytest
-from helpers import naive, tiny
+import torch
+from helpers import naive, tiny, windows
 
 from l2m.experiments import measure as module
-from l2m.experiments.measure import command_line, identity, measure, missed_terms, show_curves
+from l2m.experiments.measure import (
+    command_line,
+    identity,
+    measure,
+    missed_terms,
+    past_table,
+    show_curves,
+)
 from l2m.information.bipartite import window_terms
 from l2m.information.resampling import clustered_stderr
-from l2m.language_models.scoring import powers_of_two, score_whole
+from l2m.language_models.scoring import partner_permutation, powers_of_two, score, score_whole
 from l2m.text.corpora import Windows
 
 
@@ -34,8 +42,6 @@ def test_tables(corpus):
     terms, positions = measure("tests/made-up", partners=2, dtype="float32", **about)
     tokens, _ = corpus
     books = np.arange(12) // 2
-    from l2m.language_models.scoring import partner_permutation
-
     partners = partner_permutation(12, books, 2, 0)
     whole = score_whole(naive(tiny("llama")), tokens, powers_of_two(16), 3, partners, books)
     expected = window_terms(whole)
@@ -56,9 +62,7 @@ def test_tables(corpus):
 def test_the_cache_uses_scores_that_are_kept(corpus, monkeypatch):
     about = {"corpus": "made-up", "length": 16, "windows": 12, "bos": 0, "dtype": "float32"}
     measure("tests/made-up", **about)
-    monkeypatch.setattr(
-        "l2m.language_models.likelihood.hidden_states", None
-    )  # nothing is scored again
+    monkeypatch.setattr("l2m.language_models.likelihood.hidden_states", None)  # no more scoring
     table = missed_terms("tests/missed", **about)
     assert sorted(table["split"].unique()) == [2, 4, 8]
     assert "--length 16" in table.attrs["command"]
@@ -86,3 +90,19 @@ def test_command():
     assert command_line("missed", missed_terms, "a/b", params).startswith(
         "l2m measure a/b --what missed --corpus kjv"
     )
+
+
+def test_costs_after_a_short_past_are_those_of_whole_passes():
+    model, w, half = tiny("llama"), windows(4, 24), 12
+    contexts = [0, 1, 4]
+    scores = score(model, w, [half - c for c in contexts], 24, progress=False)
+    table = past_table(scores, half)
+    assert sorted(table["context"].unique()) == [0, 1, 4, 12]
+    assert (table.groupby(["window", "context"])["tokens"].sum() == half).all()
+    for c in (0, 1, 4, 12):
+        with torch.inference_mode():
+            cost = -naive(model)(w[:, half - c :])[:, c:]
+        rows = table[table["context"] == c]
+        for first, end in ((1, 2), (2, 4), (4, 8), (8, 13)):
+            some = rows[rows["first"] == first].sort_values("window")
+            np.testing.assert_allclose(some["cost"], cost[:, first - 1 : end - 1].sum(1), rtol=1e-5)

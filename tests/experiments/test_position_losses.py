@@ -13,6 +13,7 @@ from l2m.experiments.position_losses import (
     lowest,
     moved,
 )
+from l2m.information.resampling import resampled_means
 
 
 def losses(function, books=24, noise=0.0, slant=0.0, length=4096, seed=0):
@@ -41,8 +42,7 @@ def test_the_table_becomes_an_array():
     assert found.mean == pytest.approx([9.75, 10.75, 12.75])
     assert (found - book_losses(table, "a")).losses == pytest.approx(np.ones((2, 3)))
     assert found.overall().mean == pytest.approx([(9.75 + 2 * 10.75 + 5 * 12.75) / 8])
-    start = found.between(1, 1).overall().losses
-    assert found.shifted(start).losses.tolist() == [[0, 1, 3], [0, 1, 3]]
+    assert found.from_middle(1, 1).losses.tolist() == [[0, 1, 3], [0, 1, 3]]
     with pytest.raises(ValueError, match="no run 'c', only"):
         book_losses(table, "c")
 
@@ -62,8 +62,8 @@ def test_intervals_of_a_mean_hold_it():
         curve = losses(lambda x: 0 * x, books=16, noise=1.0, seed=seed)
         held += abs(curve.mean[0]) < curve.half_width[0]
     assert 0.91 < held / 400 < 0.985
-    spread = losses(lambda x: 0 * x, books=16, noise=1.0).resampled(4000).std(0)[0]
     curve = losses(lambda x: 0 * x, books=16, noise=1.0)
+    spread = resampled_means(curve.losses, n=4000, weights=curve.weight).std(0)[0]
     assert spread == pytest.approx(curve.half_width[0] / 2.131, rel=0.06)
 
 

@@ -10,14 +10,20 @@ from l2m.experiments.runs import run_all, visible_devices
 WRITE = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); "
 
 
+@pytest.fixture(autouse=True)
+def _one_device(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
 def python(code):
     return [sys.executable, "-c", WRITE + code]
 
 
-def test_every_command_runs_on_one_device_and_failures_come_back(tmp_path):
+def test_every_command_runs_on_one_device_and_failures_come_back(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     commands = {f"run{i}": python("") for i in range(5)}
     commands["bad"] = python("sys.exit('no such model')")
-    failures = run_all(commands, tmp_path, devices=["3", "5"])
+    failures = run_all(commands, tmp_path)
     assert list(failures) == ["bad"] and "no such model" in failures["bad"]
     logs = {path.stem: path.read_text().split()[0] for path in tmp_path.glob("*.log")}
     assert logs.keys() == commands.keys()
@@ -31,17 +37,17 @@ def test_a_device_runs_so_many_at_once(tmp_path):
         "while not (d / sys.argv[3]).exists(): time.sleep(0.01)"
     )
     commands = {a: [*python(code), str(tmp_path), a, b] for a, b in ("xy", "yx")}
-    assert run_all(commands, tmp_path / "logs", devices=["0"], per_device=2) == {}
+    assert run_all(commands, tmp_path / "logs", per_device=2) == {}
 
 
 def test_after_the_deadline_nothing_is_started(tmp_path):
     commands = {"first": python("import time; time.sleep(0.5)"), "second": python("")}
-    failures = run_all(commands, tmp_path, devices=[""], deadline=0.3)
+    failures = run_all(commands, tmp_path, deadline=0.3)
     assert list(failures) == ["second"] and "deadline" in failures["second"]
 
 
 def test_a_command_that_is_not_there_is_a_failure(tmp_path):
-    assert "no-such" in run_all({"x": ["no-such-program"]}, tmp_path, devices=[""])["x"]
+    assert "no-such" in run_all({"x": ["no-such-program"]}, tmp_path)["x"]
 
 
 def test_an_interrupt_ends_the_processes(tmp_path, monkeypatch):
@@ -54,7 +60,7 @@ def test_an_interrupt_ends_the_processes(tmp_path, monkeypatch):
     alive = tmp_path / "alive"
     code = f"import time; time.sleep(2); open({str(alive)!r}, 'w')"
     with pytest.raises(KeyboardInterrupt):
-        run_all({"slow": python(code)}, tmp_path, devices=[""])
+        run_all({"slow": python(code)}, tmp_path)
     time.sleep(2.2)
     assert not alive.exists()
 

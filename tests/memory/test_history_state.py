@@ -10,18 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2m.memory.architectures import FAMILIES, OUTSIDE, architectures
-from l2m.memory.history_state import (
-    HistoryState,
-    history_state,
-    history_state_bytes,
-    history_state_dim,
-)
-from l2m.memory.l2m_condition import (
-    Bound,
-    growth,
-    required_dim,
-    satisfies_l2m,
-)
+from l2m.memory.history_state import HistoryState, history_state, history_state_dim
+from l2m.memory.l2m_condition import Bound, growth, required_dim, satisfies_l2m
 from l2m.memory.layer_memories import Memory
 
 LENGTH = 23  # longer than every window, and one short of a whole number of blocks
@@ -71,6 +61,7 @@ SMALL = dict(
     linear_value_head_dim=12,
 )
 LATENT = dict(head_dim=8, num_key_value_heads=4)
+LATENT_TYPES = "axk1 axk2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa minicpm3"
 MIXED = dict(layer_types=["linear_attention", "full_attention"] * 2)
 CONV = dict(layer_types=["conv", "full_attention"] * 2)
 SHARED = dict(
@@ -81,24 +72,18 @@ SHARED = dict(
 )
 ZAMBA = ["linear_attention", "hybrid", "hybrid"]
 RATES = dict(compressed_sparse_attention=4, heavily_compressed_attention=8)
-SPECIAL = {
-    "axk1": LATENT,
-    "axk2": LATENT,
+SPECIAL = dict.fromkeys([*LATENT_TYPES.split(), "youtu"], LATENT) | {
     "bailing_hybrid": LATENT | MIXED | dict(num_local_experts=4, mlp_layer_types=["dense"] * 4),
     "bamba": dict(attn_layer_indices=[1]),
     "codegen": dict(rotary_dim=4),
-    "deepseek_v2": LATENT | dict(num_experts_per_tok=2),
-    "deepseek_v3": LATENT,
-    "deepseek_v32": LATENT,
     "deepseek_v4": dict(compress_rates=RATES),
+    "deepseek_v2": LATENT | dict(num_experts_per_tok=2),
     "dots1": dict(n_routed_experts=4, n_shared_experts=1, num_experts_per_tok=2),
     "falcon_h1": dict(mamba_d_ssm=64),
     "falcon_mamba": dict(intermediate_size=96, expand=16),  # as published: not expand × hidden
     "gemma3n_text": SHARED | dict(altup_num_inputs=2, laurel_rank=4),
     "gemma4_text": SHARED | dict(global_head_dim=32),
     "gemma4_unified_text": SHARED | dict(global_head_dim=32),
-    "glm4_moe_lite": LATENT,
-    "glm_moe_dsa": LATENT,
     "gpt_neo": dict(
         num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]], window_size=32
     ),
@@ -116,7 +101,6 @@ SPECIAL = {
     | dict(num_layers=2, expert_ffn_hidden_size=32, ffn_hidden_size=64, n_routed_experts=4)
     | dict(zero_expert_num=2, moe_topk=2),
     "mamba2": dict(num_heads=8, head_dim=16, n_groups=2),
-    "minicpm3": LATENT,
     "ministral": dict(head_dim=16),
     "mpt": dict(d_model=64, n_heads=4, n_layers=2),
     "nemotron": dict(num_key_value_heads=2, head_dim=16),
@@ -124,7 +108,6 @@ SPECIAL = {
     "recurrent_gemma": dict(attention_window_size=6),
     "xglm": dict(d_model=64, attention_heads=4, num_layers=2, ffn_dim=64),
     "xlstm": dict(hidden_size=128, num_heads=2),
-    "youtu": LATENT,
     "zamba": dict(layers_block_type=ZAMBA, num_hidden_layers=3),
     "zamba2": dict(layers_block_type=ZAMBA, num_hidden_layers=3),
 }
@@ -255,7 +238,7 @@ def test_lengths_may_be_an_array():
     )
     lengths = np.array([0, 3, 10**7])
     assert state.dim(lengths).tolist() == [state.dim(int(n)) for n in lengths]
-    assert history_state_bytes(state, 3, "float32") == 4 * (18 + 15 + 7)
+    assert history_state_dim(state, 3) == 18 + 15 + 7
 
 
 LINEAR_ATTENTION = dict(num_hidden_layers=2, hidden_size=32, num_heads=4, use_short_conv=False)
@@ -325,9 +308,8 @@ def test_bounds():
     assert angles[0] > 0 and angles == sorted(angles)
     # Random unit vectors in n dimensions: far fewer than exp(C·n) are almost orthogonal.
     assert pytest.approx(0.401 * np.log(2), abs=1e-3) == Bound.almost_orthogonal(0.5).C  # KL at 60°
-    for bad in (dict(bits=0),):
-        with pytest.raises(ValueError, match="positive"):
-            Bound.discrete(**bad)
+    with pytest.raises(ValueError, match="positive"):
+        Bound.discrete(bits=0)
 
 
 @given(nats=st.floats(20, 1e6), bits=st.floats(1, 64), vocabulary=st.integers(2, 10**6))
@@ -352,8 +334,6 @@ def test_errors_name_the_cure():
     for bad in (-1, 2.5):
         with pytest.raises(ValueError, match="whole number"):
             HistoryState(()).dim(bad)
-    with pytest.raises(ValueError, match="float8"):
-        history_state_bytes(HistoryState(()), 5, "int4")
     with pytest.raises(ValueError, match="positive size"):
         Memory("", 3, "window")
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import dense_bipartite
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
@@ -34,12 +35,6 @@ def dense_covariance(family):
                 step[u : u + 2, u : u + 2] = (sqrtm(then) @ sqrtm(np.linalg.inv(now))).real
         c = step @ c @ step.T
     return c
-
-
-def dense_bipartite(c, split):
-    """Three dense log-determinants."""
-    parts = c[:split, :split], c[split:, split:], c
-    return np.array([1, 1, -1]) @ [np.linalg.slogdet(part)[1] for part in parts] / 2
 
 
 def construct(family, levels, rng, n):

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from helpers import dense_bipartite
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2m.sources.gaussian import GaussianFamily, M
-from l2m.sources.gaussian_readings import ALTERNATING, PAPER, ReplacedFamily, formula, reading
+from l2m.sources.gaussian_readings import ALTERNATING, PAPER, ReplacedFamily, reading
 
 KINDS = ("sub-volume", "logarithmic")
 families = st.builds(
@@ -18,17 +19,12 @@ families = st.builds(
 )
 
 
-def dense_bipartite(c, split):
-    """The naive twin: three dense log-determinants."""
-    parts = c[:split, :split], c[split:, split:], c
-    return np.array([1, 1, -1]) @ [np.linalg.slogdet(part)[1] for part in parts] / 2
-
-
-def test_the_formula_depends_on_the_signs():
-    assert (formula(), formula(ALTERNATING)) == (0, 2 / 5)
-    sizes = 2 / 5 * (abs(M @ M.T)[2, 3] + abs(M @ M.T)[0, 1]) + 1 / 5
-    assert GaussianFamily("sub-volume", 1).target == pytest.approx(sizes)
-    assert reading("sub-volume", 2, target="formula", signs=ALTERNATING).target == 2 / 5
+@pytest.mark.parametrize(("signs", "correlation"), [(PAPER, 0), (ALTERNATING, 2 / 5)])
+def test_the_papers_formula_depends_on_the_signs(signs, correlation):
+    """Eq. C.23; and 2/5, where the sizes of the correlations count."""
+    within = np.outer(signs, signs) * (M @ M.T)
+    formula = [2 / 5 * (w[2, 3] + w[0, 1]) + 1 / 5 for w in (within, abs(within))]
+    assert formula == pytest.approx([correlation, GaussianFamily("sub-volume", 1).target])
 
 
 @settings(max_examples=20, deadline=None)

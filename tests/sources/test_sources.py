@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from l2m.sources import (
     CopySource,
+    EchoSource,
     HiddenMarkovSource,
     MarkovSource,
     PairSource,
@@ -39,13 +40,18 @@ def random_markov(seed, size=3):
     return MarkovSource(np.random.default_rng(seed).dirichlet(np.ones(size), size=size))
 
 
-def check_exact(source, length, splits):
-    """Probabilities sum to one, marginals are consistent, MI equals enumeration."""
+def check_bipartite(source, length, splits):
+    """Probabilities sum to one, I_BP equals enumeration."""
     total = np.exp(source.log_prob(words(source.vocab_size, length)).sum(axis=1)).sum()
     assert total == pytest.approx(1)
     for split in splits:
         truth = enumerated_bipartite(source, split, length)
         assert source.bipartite_mi(split, length) == pytest.approx(truth, abs=1e-9)
+
+
+def check_exact(source, length, splits):
+    """The same, and so does I_TP."""
+    check_bipartite(source, length, splits)
     for d in range(1, length):
         assert source.two_point_mi(d) == pytest.approx(enumerated_two_point(source, d), abs=1e-9)
 
@@ -74,6 +80,13 @@ def test_copy_source(vocab_size):
     source = CopySource(vocab_size)
     check_exact(source, 4, [1, 2, 3])
     check_sample(source, 3, 1000, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("vocab_size", "size", "noise"), [(2, 3, 0.0), (3, 2, 0.2), (2, 2, 0.5)])
+def test_echo_source(vocab_size, size, noise):
+    source = EchoSource(vocab_size, size, noise)
+    check_bipartite(source, 2 * size, range(1, 2 * size))
+    check_sample(source, 2 * size, 20_000, np.random.default_rng(0))
 
 
 @settings(max_examples=20, deadline=None)
@@ -205,10 +218,7 @@ pairs = st.builds(
 def test_pair_source(source):
     table = words(source.vocab_size, 4)
     probability = np.exp(source.log_prob(table).sum(axis=1))
-    assert probability.sum() == pytest.approx(1)
-    for split in (1, 2, 3):
-        truth = mutual_information(probability.reshape(source.vocab_size**split, -1))
-        assert source.bipartite_mi(split, 4) == pytest.approx(truth, abs=1e-9)
+    check_bipartite(source, 4, [1, 2, 3])
     # a block at an offset is the marginal of the whole
     block = words(source.vocab_size, 2)
     offset = np.exp(source.log_prob(block, start=1).sum(axis=1))
@@ -241,6 +251,12 @@ def test_pair_samples_and_exponent():
 def test_bad_input_names_the_cure():
     with pytest.raises(ValueError, match="split must lie between 1 and length - 1 = 3"):
         CopySource(2).bipartite_mi(4, 4)
+    with pytest.raises(ValueError, match="split must lie between 1 and length - 1 = 7, not 8"):
+        EchoSource(2, 4).bipartite_mi(8, 8)
+    with pytest.raises(ValueError, match="length must be 2·size = 8"):
+        EchoSource(2, 4).sample(1, 9, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="noise in"):
+        EchoSource(2, 4, 0.6)
     with pytest.raises(ValueError, match="Row 1 of transition must sum to 1"):
         MarkovSource([[0.5, 0.5], [0.5, 0.6]])
     with pytest.raises(ValueError, match="several stationary distributions"):
