@@ -92,7 +92,7 @@ class BookTask:
     def about(self) -> dict:
         """What identifies its data."""
         books = [int(book) for book in self.sequences.books]
-        about = {"task": "books", "tokens_sha256": self.file.sha256, "books": digest(books)}
+        about = {"task": "books", "tokens": self.file.identity, "books": digest(books)}
         return about | {"length": self.length, "seed": self.sequences.seed}
 
     def batch(self, step: int, size: int, rows: slice, device) -> tuple:
@@ -148,7 +148,7 @@ class BookRun(Run):
     def identity(self) -> dict:
         """All that its numbers depend on; in how many parts a batch is processed is not."""
         own = {key: value for key, value in self.about().items() if key != "accumulate"}
-        return own | asdict(self.books) | {"tokens_sha256": self.books.file().sha256}
+        return own | asdict(self.books) | {"tokens": self.books.file().identity}
 
     @property
     def title(self) -> str:
