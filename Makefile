@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 .PHONY: book test check lab clean
 
 book: $(READY)
-	$(RUN) -m l2m book --jobs 2
+	$(RUN) -m l2m build --jobs 2
 
 test: $(READY)
 	$(RUN) -m pytest -n 2 --dist worksteal
@@ -20,6 +20,7 @@ test: $(READY)
 check: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports
 	$(RUN) -m l2m check
 
 lab: $(READY)

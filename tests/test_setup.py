@@ -24,8 +24,13 @@ def by_name(requirements):
 
 
 def wanted(*extras):
-    groups = [PROJECT["dependencies"], *(EXTRAS[name] for name in extras)]
-    return by_name(requirement for group in groups for requirement in group)
+    found = by_name(PROJECT["dependencies"])
+    for extra in extras:
+        own = by_name(EXTRAS[extra])
+        if own.pop("l2m", None) is not None:  # an extra of our own
+            own |= wanted("models")
+        found |= own
+    return found
 
 
 def constraints():
@@ -65,14 +70,15 @@ def test_importing_the_package_loads_nothing_heavy():
     assert done.stdout == "[]\n"
 
 
-def test_no_module_loads_torch_when_imported():
-    names = sorted(path.stem for path in Path(l2m.__file__).parent.glob("*.py"))
-    torch_itself = ("acceleration", "checkpoints", "selective_scan", "token_loss", "training")
-    torch_itself += (
-        "mamba_mixer",
-        "vector_model",
-    )  # pieces of the training loop, which import one another
-    names = [name for name in names if name not in ("__main__", *torch_itself)]
+def test_few_modules_load_torch_when_imported():
+    package = Path(l2m.__file__).parent
+    rooms = {"training": None, "language_models": {"likelihood", "packing"}}  # what runs models
+    names = []
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package).with_suffix("")
+        heavy = rooms.get(name.parts[0], set())
+        if name.name not in ("__init__", "__main__") and heavy is not None:
+            names += [".".join(name.parts)] if name.name not in heavy else []
     imports = "; ".join(f"import l2m.{name}" for name in names)
     heavy = ("torch", "transformers", "datasets", "papermill")
     code = f"{imports}; import sys; print([name for name in {heavy} if name in sys.modules])"
@@ -103,6 +109,17 @@ def test_ci_runs_the_readmes_command():
     assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_modules_stay_small():
-    lengths = {path.name: len(path.read_text().splitlines()) for path in ROOT.glob("l2m/*.py")}
-    assert {name: n for name, n in lengths.items() if n > 350} == {}
+def test_the_house_stays_small():
+    lines = {path: len(path.read_text().splitlines()) for path in ROOT.glob("l2m/**/*.py")}
+    assert {path.name: n for path, n in lines.items() if n > 400} == {}
+    assert len(list(ROOT.glob("l2m/*.py"))) <= 5
+    for room in {path.parent for path in lines} - {ROOT / "l2m"}:
+        assert len(list(room.glob("*.py"))) <= 8, f"{room.name}: seven files beside its docstring"
+        assert '"""' in (room / "__init__.py").read_text()[:4]
+
+
+def test_imports_go_one_way():
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
