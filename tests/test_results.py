@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from l2m import results
-from l2m.results import DamagedResult, MissingResult, recorded, write_atomic
+from l2m.files import DamagedFile, write_atomic
+from l2m.results import MissingResult, recorded
 
 PARAMS = {"model": "tiny", "splits": [1, 2], "seed": 3}
 
@@ -99,7 +100,7 @@ def test_a_damaged_recorded_table_is_refused_and_a_damaged_cached_one_made_again
     monkeypatch.setenv("L2M_RECORD", "1")
     recorded("ch/mi", PARAMS, never)
     (results.results_dir() / "ch" / "mi.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DamagedResult, match="mi.parquet is not the table that was recorded"):
+    with pytest.raises(DamagedFile, match="mi.parquet is not the table that was recorded"):
         recorded("ch/mi", PARAMS, compute)
 
 
@@ -111,7 +112,7 @@ def test_damaged_provenance_is_treated_alike(monkeypatch):
     monkeypatch.setenv("L2M_RECORD", "1")
     recorded("ch/mi", PARAMS, never)
     (results.results_dir() / "ch" / "mi.json").write_text("<<<<<<< HEAD")
-    with pytest.raises(DamagedResult, match=r"mi.json is damaged.*git checkout -- results"):
+    with pytest.raises(DamagedFile, match=r"mi.json is damaged.*git checkout -- results"):
         recorded("ch/mi", PARAMS, compute)
 
 

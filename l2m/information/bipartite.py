@@ -57,8 +57,8 @@ def window_mi(
     if (missing := values.isna()).any(axis=None):
         window, split = missing.stack().idxmax()
         raise ValueError(
-            f"the estimate of window {window} at split {split} is not a number, and {missing.any(axis=1).sum()} "
-            f"of {len(values)} windows have such: their scores are damaged or infinite, so score them anew"
+            f"the estimate of window {window} at split {split} is not a number, one of "
+            f"{missing.any(axis=1).sum()} such windows of {len(values)}: score them anew"
         )
     return values
 

@@ -27,6 +27,9 @@ def packed(model, windows, partners, splits, ratio, bos, attention: PackedAttent
     """
     row, layout = pad(torch.cat([windows, *partners], 1), (1, 0), value=bos), attention.layout
     positions = torch.as_tensor(layout.positions, device=row.device)[None]
+    positions = positions.clamp(
+        max=windows.shape[1] - 1
+    )  # the last place is not read, nor is there
     with attention.installed(model):
         hidden = hidden_states(model, input_ids=row[:, layout.inputs], position_ids=positions)
     values = log_likelihood(model, hidden[:, layout.sources], row[:, layout.targets])

@@ -65,7 +65,7 @@ def layout(length: int, splits, ratio: int, partners: int = 1) -> Layout:
         for name, seen, which in kinds:
             tokens = np.arange(m) + 1 + split + length * which
             inputs.append(tokens)  # the last is not needed, but whole blocks are faster
-            positions.append(np.arange(seen, seen + m).clip(max=length - 1))  # a model may have T
+            positions.append(np.arange(seen, seen + m))
             sources.append(np.r_[seen - 1, start : start + m - 1])
             targets.append(tokens)
             branches[name] = Branch(start, start + m, seen)

@@ -5,8 +5,8 @@ are wanted of every token of Y (Eqs. 6 and 7 of {cite:t}`chen2025l2m`): after X 
 alone (`marginal`), and, for the continuation Y' of a *partner* window, after X (`shuffled`).
 
 `score` gets them from one packed pass per window (`packing`), or from the best exact way that the
-model allows (`likelihood`), once it trusts the model (`trust`). `score_whole` is the naive twin, for any
-density whatever.
+model allows (`likelihood`), once it trusts the model (`trust`). `score_whole` is the naive twin,
+for any density whatever.
 """
 
 from dataclasses import dataclass
@@ -105,7 +105,7 @@ def score_whole(log_prob, windows, splits, ratio=2, partners=None, groups=None) 
     for values in (joint, *marginal.values(), *shuffled.values()):
         if np.isnan(values).any():  # −∞ is what cannot be: a density may say so
             *_, window, token = np.argwhere(np.isnan(values))[0]
-            raise ValueError(f"log_prob of window {window}, token {token} of its part, is no number")
+            raise ValueError(f"log_prob of window {window}, token {token} of a part, is no number")
     return Scores(joint, marginal, shuffled, partners, ratio, groups)
 
 

@@ -42,7 +42,7 @@ def require_causal(model, window, bos) -> None:
     except torch.OutOfMemoryError:
         raise
     except FAULTS as error:
-        raise UntrustedModel(f"{name} gives no probabilities of a text ({error}): {cure}") from error
+        raise UntrustedModel(f"{name} does not predict a text ({error}): {cure}") from error
     moved = _largest(model, (log_q[0] - log_q[1]).abs(), log_q[0])
     if moved > TOLERANCE[_dtype(model)]:
         raise UntrustedModel(
@@ -84,8 +84,9 @@ def made_up(windows, most: int) -> np.ndarray:
     """
     tokens, counts = np.unique(windows, return_counts=True)
     tokens = tokens[np.argsort(counts, kind="stable")]
-    size = min(most, -(-len(tokens) // windows.shape[1])) * windows.shape[1]
-    return np.random.default_rng(0).permutation(np.resize(tokens, size)).reshape(-1, windows.shape[1])
+    length = windows.shape[1]
+    size = min(most, -(-len(tokens) // length)) * length
+    return np.random.default_rng(0).permutation(np.resize(tokens, size)).reshape(-1, length)
 
 
 def exact_way(model, method, batch, pieces, length, bos):

@@ -27,7 +27,7 @@ def plain_lines(text: str) -> str:
 
 
 def is_binary(text: str) -> bool:
-    """Whether it has null or many control characters: UTF-16 or UTF-32, read as if it were UTF-8."""
+    """Whether it has null or many control characters, as UTF-16 has that is read as UTF-8."""
     return "\0" in text or len(re.findall(r"[\x01-\x08\x0e-\x1f]", text)) > len(text) / 100
 
 

@@ -1,6 +1,5 @@
 """Scores on disk: killed, damaged, mixed up, and shared among processes."""
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,6 @@ import torch
 from filelock import FileLock
 from helpers import assert_same, tiny
 
-from l2m.language_models import shards
 from l2m.language_models.scoring import score
 
 WORKER = """
@@ -26,12 +24,12 @@ torch.set_num_threads(1)
 after = {after}
 if after is not None:
     write, count = shards.write_atomic, []
-    def dying(path, content):
+    def dying(path, content, **options):
         if "shard-" in str(path):
             count.append(path)
             if len(count) == after:
                 os.kill(os.getpid(), signal.SIGKILL)
-        return write(path, content)
+        return write(path, content, **options)
     shards.write_atomic = dying
 windows = np.random.default_rng(0).integers(0, 97, (10, 16))
 score(tiny("llama"), windows, folder={folder!r}, batch_size=1, progress=False)
@@ -82,8 +80,6 @@ def test_processes_share_the_work(windows, tmp_path):
     done = work(tmp_path / "shared", launcher=launcher)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(names(tmp_path / "shared")) == 3
-    manifest = json.loads((tmp_path / "shared" / "manifest.json").read_text())
-    assert manifest["shards"] == names(tmp_path / "shared")
     merged = scored(windows, tmp_path / "shared")  # computes nothing more
     assert_same(merged, scored(windows), tolerance=0)
 
@@ -135,4 +131,3 @@ def test_two_runs_do_not_mix(windows, tmp_path):
     ):
         scored(windows, tmp_path)
     scored(windows, tmp_path)  # the lock is free again
-    assert shards.model_hash(tiny("llama")) == shards.model_hash(tiny("llama"))

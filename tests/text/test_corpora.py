@@ -29,6 +29,9 @@ class Words:
     def get_vocab(self):
         return {"size": self.size}
 
+    def save_pretrained(self, folder):
+        (corpora.Path(folder) / "size").write_text(str(self.size))
+
     def __call__(self, text, **_):
         return Encoded(self.size, text)
 
@@ -182,7 +185,7 @@ def test_novels_are_rebuilt_from_their_archive(monkeypatch):
     }
     monkeypatch.setattr(archives, "_download", lambda name: zipped(files))
     texts = ["Café au lait.\n\nEnd.", "It was an uncertain spring.\n\nThe weather"]
-    with pytest.raises(ValueError, match="is not the pinned corpus"):
+    with pytest.raises(ValueError, match="other texts than the corpus.*as a corpus of its own"):
         load_corpus("english-novels-100")
     pinned = archives.Archive("a/b", "143e601", "-", archives.fingerprint_texts(texts))
     monkeypatch.setitem(archives.ARCHIVES, "english-novels-100", pinned)
@@ -201,14 +204,24 @@ def test_eltec_is_rebuilt_and_says_when_it_has_moved(monkeypatch):
     found = {f"ELTeC-fra-main/level1/{stem}.xml": TEI_BOOK for stem in listed["eltec-fra"]}
     found["ELTeC-fra-main/level1/FRA99999_New.xml"] = TEI_BOOK
     monkeypatch.setattr(archives, "_download", lambda name: zipped(found))
-    with pytest.warns(UserWarning, match="other texts than the corpus of the recorded results"):
-        french = load_corpus("eltec-fra")
-    assert len(french.table) == 100 and set(french.texts) == {"I\n\nUn deux trois.\n\nVers"}
+    with pytest.raises(ValueError, match="other texts than the corpus of the recorded results"):
+        load_corpus("eltec-fra")
+    texts = ["I\n\nUn deux trois.\n\nVers"] * 100
+    pinned = archives.Archive("a/b", "HEAD", "-", archives.fingerprint_texts(texts))
+    monkeypatch.setitem(archives.ARCHIVES, "eltec-fra", pinned)
+    french = load_corpus("eltec-fra")
+    assert french.texts == texts and french.fingerprint == pinned.texts
     assert french.table.iloc[0, :4].tolist() == ["Le Livre", "Auteur, Une", 1887, "fra"]
-    assert french.fingerprint != fingerprint("eltec-fra")
     del found["ELTeC-fra-main/level1/FRA00101_Adam.xml"]
-    archives.write_atomic(files.cache_dir() / "corpora" / "eltec_fra.parquet", b"").unlink()
+    [kept] = (files.cache_dir() / "corpora").glob("eltec_fra-*.parquet")
+    kept.write_bytes(kept.read_bytes()[:-1])  # what is damaged is made again
     with pytest.raises(ValueError, match="no longer has FRA00101_Adam"):
+        load_corpus("eltec-fra")
+
+
+def test_a_damaged_archive_is_named(monkeypatch):
+    monkeypatch.setattr(archives, "_download", lambda name: zipped({"x": "y"})[:-9])
+    with pytest.raises(files.DamagedFile, match="gave is damaged .*: remove .*downloads"):
         load_corpus("eltec-fra")
 
 

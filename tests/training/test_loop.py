@@ -103,22 +103,109 @@ def test_a_deadline_stops_at_a_checkpoint_and_a_watch_is_asked(tmp_path):
     assert table.loc[table.watched.notna(), "step"].tolist() == [3, 6]
 
 
-def test_a_damaged_checkpoint_is_passed_over(tmp_path):
+def flip(path, place):
+    """Change one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("place", [0, 20, -100], ids=["length", "header", "tensors"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, place):
     config = Training(**{**vars(CONFIG), "save_every": 2})
     table = train(small("gpt2"), Copying(), config, tmp_path, progress=False)
-    last = max(tmp_path.iterdir())
-    last.write_bytes(last.read_bytes()[:-100])
-    with pytest.warns(UserWarning, match="step-00000006.safetensors is damaged"):
-        again = train(small("gpt2"), Copying(), config, tmp_path, progress=False)
+    before, last = sorted(tmp_path.iterdir())
+    flip(last, place)
+    model = small("gpt2", seed=1)
+    with pytest.warns(UserWarning, match="step-00000006-.* is damaged; going on without"):
+        assert load_weights(tmp_path, model) == 4
+    resumed = small("gpt2")
+    with pytest.warns(UserWarning, match="step-00000006-.* is damaged; going on without"):
+        again = train(resumed, Copying(), config, tmp_path, progress=False)
     assert again.loss.tolist() == table.loss.tolist()
-    assert len(list(tmp_path.glob("*"))) == 2
+    assert before in tmp_path.iterdir() and last not in tmp_path.iterdir()
+    assert load_weights(tmp_path, model) == 6
+    assert all(map(torch.equal, model.parameters(), resumed.parameters()))
 
 
-def test_a_folder_of_another_run_is_refused(tmp_path):
+@pytest.mark.filterwarnings("ignore:step-0000000.* is damaged")
+def test_of_damaged_checkpoints_nothing_is_taken_and_later_ones_are_kept(tmp_path):
+    config = Training(**{**vars(CONFIG), "save_every": 2})
+    table = train(small("gpt2"), Copying(), config, tmp_path, progress=False)
+    for file in tmp_path.iterdir():
+        flip(file, -100)
+    with pytest.raises(FileNotFoundError, match="no intact checkpoint"):
+        load_weights(tmp_path, small("gpt2"))
+    with pytest.raises(KeyboardInterrupt):  # begun anew, from weights that nothing has touched
+        train(small("gpt2"), Copying(fail_at=3), config, tmp_path, progress=False)
+    assert load_weights(tmp_path, small("gpt2")) == 2
+    again = train(small("gpt2"), Copying(fail_at=1), config, tmp_path, progress=False)
+    assert again.loss.tolist() == table.loss.tolist()
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
     train(small("gpt2"), Copying(), CONFIG, tmp_path, progress=False)
-    other = Training(**{**vars(CONFIG), "learning_rate": 1e-3})
-    with pytest.raises(RuntimeError, match="another run .differs in learning_rate."):
-        train(small("gpt2"), Copying(), other, tmp_path, progress=False)
+    deeper = build_model("gpt2", vocab_size=7, length=12, layers=3, width=16)
+    narrow = build_model("gpt2", vocab_size=7, length=12, layers=1, width=16)
+    for model in (deeper, narrow):
+        with pytest.raises(ValueError, match="is of another model .differs in .*h[.].*build the"):
+            load_weights(tmp_path, model)
+
+
+class Shifting(Copying):
+    """Another family of data."""
+
+    def about(self):
+        return {"task": "shifting", "seed": self.seed}
+
+
+class Nameless:
+    """Data that do not say what they are."""
+
+    length, batch, loss = Copying.length, Copying.batch, Copying.loss
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "change", "differing"),
+    [
+        ("gpt2", Copying(seed=6), {}, "seed"),
+        ("gpt2", Shifting(), {}, "task"),
+        ("gpt2 from other weights", Copying(), {}, "sha256"),
+        ("mamba", Copying(), {}, ".*model_type.*"),
+        ("gpt2", Copying(), {"learning_rate": 1e-3}, "learning_rate"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused(tmp_path, model, task, change, differing):
+    train(small("gpt2"), Copying(), CONFIG, tmp_path, progress=False)
+    family, *other = model.split()
+    config = Training(**{**vars(CONFIG), **change})
+    with pytest.raises(RuntimeError, match=f"another run .differs in {differing}."):
+        train(small(family, seed=len(other)), task, config, tmp_path, progress=False)
+
+
+def test_a_task_must_name_itself_to_be_kept(tmp_path):
+    with pytest.raises(TypeError, match="Nameless cannot say what identifies its data: give it"):
+        train(small("gpt2"), Nameless(), CONFIG, tmp_path, progress=False)
+
+
+def test_a_trained_model_still_sees_its_mask():
+    """While it trains it attends without one; what padding holds must not matter afterwards."""
+    model = small("gpt2")
+    train(model, Copying(), CONFIG, progress=False)
+    mask = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1]])
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    ids = torch.tensor([[0, 0, 0, 1, 2, 3, 4, 5], [6, 5, 4, 1, 2, 3, 4, 5]])
+    logits = model(ids, attention_mask=mask.expand(2, -1), position_ids=places).logits[:, 3:]
+    torch.testing.assert_close(logits[0], logits[1])
+
+
+def test_losses_that_are_not_finite_are_refused():
+    model, task = small("gpt2"), Copying()
+    batch = task.batch(0, 3, slice(None), "cpu")
+    with torch.no_grad():
+        model.transformer.wpe.weight[4] = float("nan")
+    with pytest.raises(RuntimeError, match="the loss of sequence 0 at position 0 is nan"):
+        evaluate_positions(model, task, [batch], "fp32")
 
 
 def test_the_loss_falls_to_what_cannot_be_known():
