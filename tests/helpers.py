@@ -75,7 +75,7 @@ def naive(model, bos=0):
     def log_prob(tokens):
         out = []
         for row in torch.as_tensor(tokens):
-            logits = model(torch.cat([torch.tensor([bos]), row])[None]).logits[0, :-1]
+            logits = model(torch.cat([torch.tensor([bos]), row[:-1]])[None]).logits[0]
             out.append(logits.double().log_softmax(-1).gather(1, row[:, None])[:, 0].numpy())
         return np.stack(out)
 

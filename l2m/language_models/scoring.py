@@ -145,7 +145,7 @@ def score(
     compile_layers : on a GPU, compile the model's layers for this shape: a minute once, then half
         as fast again. By default if there is enough to score that it pays.
     check : windows, spread over the run, that are compared with whole passes, beside made-up ones
-        that hold all tokens of the run (one for 16 windows at most); 0 for none.
+        of the run's other tokens (one for 16 windows at most); 0 for none.
     folder : where finished shards are kept: a run that was killed goes on from there, and the
         processes of `torchrun` share the shards among them.
     repair : recompute damaged shards of `folder` instead of refusing them.
@@ -174,12 +174,12 @@ def score(
     if batch_size is None:
         batch_size = max(1, (1 << (17 if device.type == "cuda" else 13)) // packed_length)
     batch_size = min(batch_size, n)
-    check = min(check, n)
-    extra = made_up(windows, max(1, n // 16) if check else 0)
+    checked = np.linspace(0, n - 1, min(check, n)).astype(int)
+    extra = made_up(windows, checked, max(1, n // 16) if check else 0)
     tokens = torch.as_tensor(np.concatenate([windows, extra]))
     beside = np.tile(n + np.roll(np.arange(len(extra)), 1), (len(partner_rows), 1))
     beside = np.concatenate([partner_rows, beside], axis=1)
-    checked = np.append(np.linspace(0, n - 1, check).astype(int), range(n, len(tokens)))
+    checked = np.append(checked, range(n, len(tokens))).astype(int)
 
     def batch(way, rows):
         wanted = len(rows)
@@ -204,7 +204,7 @@ def score(
         missing = shards.missing()
         if missing:  # nothing is left to check of a finished folder
             require_causal(model, tokens[:1].to(device), bos)
-            pieces = np.split(checked, range(batch_size, len(checked), batch_size)) if check else ()
+            pieces = np.split(checked, range(batch_size, len(checked), batch_size))[: len(checked)]
             way = exact_way(model, method, batch, pieces, length, bos)
         bar = tqdm(total=n, initial=shards.done, unit="window", disable=not progress)
         for number, rows in missing.items():

@@ -77,14 +77,14 @@ def require_finite(model, values: dict, rows, windows, partners, n: int) -> None
         )
 
 
-def made_up(windows, most: int) -> np.ndarray:
-    """At most so many windows (m, T) that hold every token of the windows (n, T), rare ones first.
+def made_up(windows, checked, most: int) -> np.ndarray:
+    """At most so many windows (m, T) of tokens that the checked ones of (n, T) lack, rare first.
 
     The naive twin need not be asked about all windows to notice what goes wrong at a token.
     """
     tokens, counts = np.unique(windows, return_counts=True)
-    tokens = tokens[np.argsort(counts, kind="stable")]
-    length = windows.shape[1]
+    new = ~np.isin(tokens, windows[checked])
+    tokens, length = tokens[new][np.argsort(counts[new], kind="stable")], windows.shape[1]
     size = min(most, -(-len(tokens) // length)) * length
     return np.random.default_rng(0).permutation(np.resize(tokens, size)).reshape(-1, length)
 
