@@ -95,6 +95,15 @@ def assert_same(a, b, tolerance=1e-4):
             np.testing.assert_allclose(ours[split], theirs[split], atol=tolerance, rtol=0)
 
 
+def flip(path, place):
+    """Change one bit of a file, and return what it was."""
+    whole = path.read_bytes()
+    data = bytearray(whole)
+    data[place] ^= 1
+    path.write_bytes(data)
+    return whole
+
+
 def words(folder, size=900):
     """A fast tokenizer of words, saved to a folder; line breaks belong to the word before."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -150,6 +151,10 @@ def _require_weights(name, info) -> None:
             f"{len(random)} weights of {name!r} are not in its files, or do not fit ({some}), and "
             "would be random: fetch it anew, or name a model that has them"
         )
+    if unused := sorted(info.get("unexpected_keys", ())):
+        some = ", ".join(unused[:3]) + (", …" if len(unused) > 3 else "")
+        said = f"{len(unused)} weights in the files of {name!r} are not used ({some})"
+        warnings.warn(f"{said}: see that its config.json is its own", stacklevel=3)
 
 
 def _is_read(path: Path) -> bool:

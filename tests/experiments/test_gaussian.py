@@ -6,6 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from helpers import flip
 from torch.distributions import Normal, kl_divergence
 
 from l2m.experiments import gaussian
@@ -196,9 +197,7 @@ def test_a_damaged_table_of_a_run_is_made_again(cache, name):
     whole = run.table("positions")
     file = run.folder / name
     for place in range(5, file.stat().st_size, file.stat().st_size // 3):
-        data = bytearray(file.read_bytes())
-        data[place] ^= 1
-        file.write_bytes(data)
+        flip(file, place)
         with pytest.raises(DamagedFile, match="is damaged"):
             run.table("positions")
         with pytest.warns(UserWarning, match="is made again from the last checkpoint"):

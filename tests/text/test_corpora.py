@@ -127,12 +127,20 @@ def test_bad_files(tmp_path):
     refused("x.txt is empty")
     refused("x.txt is empty", content=b" \n\n ")
     refused("x.txt is not UTF-8", content="café".encode("latin-1"))
+    refused("x.txt is not UTF-8 .it has null", content=b"one\0two")
+    refused("x.txt is not UTF-8 .it has null.*iconv", content="one\n\ntwo".encode("utf-16-le"))
+    refused("x.txt is not UTF-8", content="один два".encode("utf-16-be"))
+    refused("x.txt is not UTF-8 .it has null or control", content=b"\x01\x02\x03 binary")
+    refused("X.TXT is empty", name="X.TXT")
     refused("x.parquet is no parquet file", name="x.parquet", content=b"PAR1")
     pd.DataFrame({"body": ["a"]}).to_parquet(tmp_path / "y.parquet")
     with pytest.raises(ValueError, match="no column 'text', only body"):
         load_corpus(tmp_path / "y.parquet")
     pd.DataFrame({"text": ["a", " "]}).to_parquet(tmp_path / "y.parquet")
     with pytest.raises(ValueError, match=r"y.parquet is empty in row 1"):
+        load_corpus(tmp_path / "y.parquet")
+    pd.DataFrame({"text": ["a", "b\0c"]}).to_parquet(tmp_path / "y.parquet")
+    with pytest.raises(ValueError, match=r"y.parquet is not UTF-8 .* in row 1: convert"):
         load_corpus(tmp_path / "y.parquet")
     pd.DataFrame({"text": [1, 2]}).to_parquet(tmp_path / "y.parquet")
     with pytest.raises(ValueError, match=r"y.parquet is empty in row 0"):
@@ -144,6 +152,54 @@ def test_bad_files(tmp_path):
         load_corpus(tmp_path / "void")
     with pytest.raises(ValueError, match="at least 1"):
         load_corpus("kjv", limit=0)
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\n \t"])
+@pytest.mark.parametrize("kind", ["txt", "parquet"])
+def test_line_ends_are_those_of_paragraphs_whatever_they_were(tmp_path, story, end, kind):
+    """Six Bible books with CRLF had 6 paragraphs for 211."""
+    expected = load_corpus(story)
+    (tmp_path / "other").mkdir()
+    table = expected.table.assign(text=[text.replace("\n", end) for text in expected.texts])
+    if kind == "parquet":
+        table.to_parquet(tmp_path / "other" / "books.parquet")
+    else:
+        for title, text in zip(table["short_book_title"], table["text"], strict=True):
+            (tmp_path / "other" / f"{title}.txt").write_bytes(text.encode())
+    other = load_corpus(tmp_path / "other")
+    plain = [text.replace("\n \t\n", "\n\n") for text in other.texts]
+    assert [token_files.paragraph_starts(text).size for text in other.texts] == [30, 60, 90, 120]
+    if end != "\n \t":
+        assert plain == expected.texts and other.fingerprint == expected.fingerprint
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".ipynb_checkpoints/book1-checkpoint.txt",
+        "__MACOSX/._book1.txt",
+        ".git/x.txt",
+        "._book1.txt",
+        "~$book1.txt",
+        "part/README.txt",
+        "LICENSE.txt",
+    ],
+)
+def test_what_no_person_calls_a_document_is_none(story, name):
+    before = fingerprint(story)
+    (story / name).parent.mkdir(exist_ok=True)
+    shutil.copy(story / "book1.txt", story / name)
+    assert load_corpus(story).titles == ["book0", "book1", "book2", "book3"]
+    assert fingerprint(story) == before
+
+
+def test_equal_documents_are_reported(story):
+    shutil.copy(story / "book1.txt", story / "copy.txt")
+    text = (story / "book2.txt").read_text()
+    (story / "dos.txt").write_bytes(text.replace("\n", "\r\n").encode())
+    with pytest.warns(UserWarning, match="equal documents .*'book1' and 'copy'.*partner") as told:
+        assert len(load_corpus(story).table) == 6
+    assert "'book2' and 'dos'" in str(told[0].message)
 
 
 def test_archived_table(tmp_path, monkeypatch):
@@ -294,6 +350,17 @@ def test_damaged_tokens_are_refused_and_made_anew_when_removed(story):
         corpus.tokens(words)
     shutil.rmtree(file.parent)
     np.testing.assert_array_equal(np.concatenate(corpus.tokens(words)), expected)
+
+
+def test_other_titles_make_other_tokens(story):
+    """The texts are the same, but not whose they are: held-out books are drawn by titles."""
+    corpus = load_corpus(story)
+    table = corpus.table.assign(author=["a", "b", "c", "d"])
+    folders = set()
+    for other in (corpus, corpora.Corpus("x", table, corpus.fingerprint)):
+        other.tokens(Words())
+        folders = set((files.cache_dir() / "tokens").glob("*/tokens.bin"))
+    assert len(folders) == 2
 
 
 def test_windows(story):

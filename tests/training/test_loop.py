@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import flip
 
 from l2m.training import networks
 from l2m.training.acceleration import flops_per_token
@@ -101,13 +102,6 @@ def test_a_deadline_stops_at_a_checkpoint_and_a_watch_is_asked(tmp_path):
     assert table.step.tolist() == [1, 2, 3, 4, 6]
     assert table.watched.dropna().tolist() == [1, 2]
     assert table.loc[table.watched.notna(), "step"].tolist() == [3, 6]
-
-
-def flip(path, place):
-    """Change one bit of a file."""
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(data)
 
 
 @pytest.mark.parametrize("place", [0, 20, -100], ids=["length", "header", "tensors"])
@@ -231,17 +225,17 @@ def test_parts_of_a_batch_add_up_to_the_batch():
 def test_two_processes_train_as_one(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(
-        "import os, sys; sys.path[:0] = sys.argv[1:3]\n"
+        "import os, sys; sys.path[:0] = sys.argv[1:4]\n"
         "import torch; torch.set_num_threads(1)\n"
         "from test_loop import CONFIG, Copying, small, train\n"
         "table = train(small('gpt2'), Copying(), CONFIG, device='cpu', progress=False)\n"
-        "if int(os.environ.get('RANK', 0)) == 0: table.to_parquet(sys.argv[3])\n"
+        "if int(os.environ.get('RANK', 0)) == 0: table.to_parquet(sys.argv[4])\n"
     )
     here = os.path.dirname(__file__)
     root = os.path.dirname(os.path.dirname(here))
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = [str(script), root, here, str(tmp_path / "two.parquet")]
+    arguments = [str(script), root, here, os.path.dirname(here), str(tmp_path / "two.parquet")]
     subprocess.run([*torchrun, *arguments], check=True, env=environment, timeout=120)
     one = train(small("gpt2"), Copying(), CONFIG, device="cpu", progress=False)
     two = pd.read_parquet(tmp_path / "two.parquet")
