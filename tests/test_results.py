@@ -2,13 +2,15 @@
 
 import json
 import os
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import flip
 
 from l2m import results
-from l2m.files import DamagedFile, write_atomic
+from l2m.files import DAY, DamagedFile, digest, sha256, write_atomic
 from l2m.results import MissingResult, recorded
 
 PARAMS = {"model": "tiny", "splits": [1, 2], "seed": 3}
@@ -116,6 +118,32 @@ def test_damaged_provenance_is_treated_alike(monkeypatch):
         recorded("ch/mi", PARAMS, compute)
 
 
+@pytest.mark.parametrize("name", ["mi.json", "mi.parquet"])
+def test_no_bit_of_a_recorded_result_may_change(monkeypatch, name):
+    monkeypatch.setenv("L2M_RECORD", "1")
+    recorded("ch/mi", PARAMS, compute)
+    file = results.results_dir() / "ch" / name
+    size = file.stat().st_size
+    for place in range(0, size, size // 40):
+        whole = flip(file, place)
+        if file.read_bytes().find(b'"digest": "') > 0 or name == "mi.parquet":
+            with pytest.raises(DamagedFile, match="git checkout -- results"):
+                recorded("ch/mi", PARAMS, never)
+        else:  # without a digest nothing else is damaged
+            assert recorded("ch/mi", PARAMS, never).mi.tolist() == [1.5, 2.5]
+        file.write_bytes(whole)
+
+
+def test_every_recorded_result_is_what_was_written(monkeypatch):
+    monkeypatch.undo()
+    files = sorted(results.results_dir().rglob("*.json"))
+    assert len(files) > 30
+    for file in files:
+        about = json.loads(file.read_text())
+        assert about["digest"] == digest({k: v for k, v in about.items() if k != "digest"})
+        assert sha256(file.with_suffix(".parquet")) == about["sha256"]
+
+
 def test_a_large_table_is_not_recorded(monkeypatch):
     monkeypatch.setenv("L2M_RECORD", "1")
     monkeypatch.setattr(results, "MAX_BYTES", 100)
@@ -150,6 +178,15 @@ def test_write_atomic(tmp_path, content):
     path = write_atomic(tmp_path / "a" / "b.txt", content)
     assert path.read_text() == "new"
     assert os.listdir(path.parent) == ["b.txt"]
+
+
+def test_what_a_kill_left_is_swept_up_a_day_later(tmp_path):
+    old, new = tmp_path / ".tmp-1-a.bin", tmp_path / ".tmp-2-a.bin"
+    for file in (old, new):
+        file.write_text("half")
+    os.utime(old, (0, time.time() - DAY - 1))
+    write_atomic(tmp_path / "b.txt", "whole")
+    assert new.exists() and not old.exists()
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
