@@ -4,7 +4,7 @@ Whatever is stored goes by all that made it, and carries the sha256 of its bytes
 before anything of it is used. What is found damaged is a `DamagedFile`, or is made again:
 
     stored               goes by                                           its bytes by
-    recorded result      parameters, with fingerprints of data and models  sha256 in its .json
+    recorded result      parameters, with fingerprints of data and models  its .json, by a digest
     cached result        the same, and l2m's version                       the same; made again
     scores' shard        windows, settings and all of the model, a digest  its name
                          of which is in the shard; `manifest.json` says it

@@ -1,7 +1,7 @@
 """Recorded results: computed once, committed with their provenance, read everywhere.
 
 A result is a table, ``results/<chapter>/<name>.parquet``, beside a ``.json`` of the parameters that
-made it, where and how it was computed, and the table's sha256. A result whose parameters are not
+made it, where and how it was computed, the table's sha256 and a digest of itself. A result whose parameters are not
 the recorded ones is computed, and kept in the cache folder.
 """
 
@@ -107,7 +107,7 @@ def provenance(name: str) -> dict:
 
 
 def _read_about(path: Path) -> dict:
-    """Read the provenance of a result; the first ones have no digest of themselves."""
+    """Read the provenance of a result; older versions wrote no digest of it."""
     about = read_json(path, _RESTORE, signed=False)
     if not (isinstance(about.get("params"), dict) and isinstance(about.get("sha256"), str)):
         raise DamagedFile(f"{path} lacks its params or its sha256: {_RESTORE}")

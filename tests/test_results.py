@@ -123,25 +123,23 @@ def test_no_bit_of_a_recorded_result_may_change(monkeypatch, name):
     monkeypatch.setenv("L2M_RECORD", "1")
     recorded("ch/mi", PARAMS, compute)
     file = results.results_dir() / "ch" / name
-    size = file.stat().st_size
+    size, place_of_digest = file.stat().st_size, file.read_bytes().find(b'"digest"')
     for place in range(0, size, size // 40):
         whole = flip(file, place)
-        if file.read_bytes().find(b'"digest": "') > 0 or name == "mi.parquet":
+        if not 0 <= place - place_of_digest < 9:  # unsigned, nothing else is damaged
             with pytest.raises(DamagedFile, match="git checkout -- results"):
                 recorded("ch/mi", PARAMS, never)
-        else:  # without a digest nothing else is damaged
-            assert recorded("ch/mi", PARAMS, never).mi.tolist() == [1.5, 2.5]
         file.write_bytes(whole)
 
 
 def test_every_recorded_result_is_what_was_written(monkeypatch):
     monkeypatch.undo()
-    files = sorted(results.results_dir().rglob("*.json"))
+    files = sorted(results.results_dir().rglob("*.parquet"))
     assert len(files) > 30
     for file in files:
-        about = json.loads(file.read_text())
+        about = json.loads(file.with_suffix(".json").read_text())
         assert about["digest"] == digest({k: v for k, v in about.items() if k != "digest"})
-        assert sha256(file.with_suffix(".parquet")) == about["sha256"]
+        assert sha256(file) == about["sha256"]
 
 
 def test_a_large_table_is_not_recorded(monkeypatch):
