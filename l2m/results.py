@@ -1,8 +1,8 @@
 """Recorded results: computed once, committed with their provenance, read everywhere.
 
 A result is a table, ``results/<chapter>/<name>.parquet``, beside a ``.json`` of the parameters that
-made it, where and how it was computed, the table's sha256 and a digest of itself. A result whose parameters are not
-the recorded ones is computed, and kept in the cache folder.
+made it, where and how it was computed, the table's sha256 and a digest of itself. A result whose
+parameters are not the recorded ones is computed, and kept in the cache folder.
 """
 
 import datetime
