@@ -1,14 +1,39 @@
-"""Files: where the project keeps them, how they are written whole, and what identifies them."""
+"""Files: where the project keeps them, how they are written whole, and what identifies them.
+
+Whatever is stored goes by all that made it, and carries the sha256 of its bytes, which is checked
+before anything of it is used. What is found damaged is a `DamagedFile`, or is made again:
+
+    stored               goes by                                           its bytes by
+    recorded result      parameters, with fingerprints of data and models  its .json, by a digest
+    cached result        the same, and l2m's version                       the same; made again
+    scores' shard        windows, settings and all of the model, a digest  its name
+                         of which is in the shard; `manifest.json` says it
+    token file           the corpora's texts, titles and authors (of own   its manifest
+                         files: all bytes), all that a tokenizer does
+    checkpoint           settings, model, first weights, task              its name; the one before
+    tables of a run      its fields and its data, or a digest of them      its manifest; made again
+    embedded model       the sha256 of the wheel's file                    its manifest
+    table of an archive  name, and the texts that are pinned               its name; made again
+
+A manifest is `manifest.json`, written last (`seal`): what the folder holds, the sha256 of each
+file, and a digest of itself. A name that ends in a sha256 says what must be in the file (`intact`).
+"""
 
 import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent  # of a checkout; else the folder of the packages
+DAY = 86_400  # seconds, after which a file that was not renamed is one that a kill left behind
+
+
+class DamagedFile(RuntimeError):
+    """A stored file that is not what was written; the message names it and the cure."""
 
 
 def cache_dir() -> Path:
@@ -19,14 +44,21 @@ def cache_dir() -> Path:
     return ROOT / ".cache" if checkout else Path.home() / ".cache" / "l2m"
 
 
-def write_atomic(path: str | Path, content: bytes | str | Callable[[Path], object]) -> Path:
-    """Write a file whole or not at all: to a temporary name beside it, then renamed.
+def write_atomic(
+    path: str | Path, content: bytes | str | Callable[[Path], object], hashed: bool = False
+) -> Path:
+    """Write a file whole or not at all, to a temporary name beside it, then renamed; its path.
 
     Its folder is made if missing. `content` may be a function that writes the file whose path it is
-    given (a path with the same suffix, so that writers which look at it agree).
+    given (a path with the same suffix, so that writers which look at it agree). If it is to be
+    `hashed`, its sha256 is put at the end of its name: ``a.bin`` becomes ``a-<sha256>.bin``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(".tmp-*"):
+        with suppress(OSError):  # another process was faster
+            if time.time() - left.stat().st_mtime > DAY:
+                left.unlink()
     temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
     try:
         if callable(content):
@@ -35,16 +67,86 @@ def write_atomic(path: str | Path, content: bytes | str | Callable[[Path], objec
             temporary.write_bytes(content)
         else:
             temporary.write_text(content, encoding="utf-8")
+        if hashed:
+            path = path.with_stem(f"{path.stem}-{sha256(temporary)}")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return path
 
 
+def intact(path: str | Path) -> bool:
+    """Whether a file that was written `hashed` has the bytes that its name says."""
+    return Path(path).stem.rpartition("-")[2] == sha256(path)
+
+
+def write_json(path: str | Path, content: dict) -> dict:
+    """Write what JSON can hold, with a digest of itself; return it as `read_json` will."""
+    content = as_json(content)
+    text = json.dumps(content | {"digest": digest(content)}, indent=2, ensure_ascii=False)
+    write_atomic(path, text + "\n")
+    return content
+
+
+def read_json(path: str | Path, cure: str, signed: bool = True) -> dict:
+    """Read a file of `write_json`; DamagedFile, naming the cure, if it is not what was written.
+
+    Where it need not be `signed`, one without a digest is read as it is.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = content.pop("digest", None if signed else digest(content))
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        found, content = None, {}
+    if found != digest(content):
+        raise DamagedFile(f"{path} is damaged, or of another version of l2m: {cure}")
+    return content
+
+
+def seal(folder: str | Path, schema: str, about: dict, names=()) -> dict:
+    """Write the manifest of a folder that is complete: what it is, and its files `names`.
+
+    `schema` names the kind and the version of what is stored so.
+    """
+    hashes = {name: sha256(Path(folder) / name) for name in names}
+    manifest = {"schema": schema, **about, "sha256": hashes}
+    return write_json(Path(folder) / "manifest.json", manifest)
+
+
+def opened(folder: str | Path, schema: str, cure: str) -> dict:
+    """Return the manifest of a sealed folder, once all its files are what they were.
+
+    FileNotFoundError if it is not sealed, DamagedFile, naming the cure, if it is not what it was.
+    """
+    path = Path(folder) / "manifest.json"
+    manifest = read_json(path, cure)
+    if manifest.get("schema") != schema:
+        raise DamagedFile(f"{path} is of another version of l2m, not {schema!r}: {cure}")
+    for name, expected in manifest["sha256"].items():
+        file = path.with_name(name)
+        if not file.is_file() or sha256(file) != expected:
+            raise DamagedFile(f"{file} is damaged (its sha256 is not the manifest's): {cure}")
+    return manifest
+
+
 def sha256(path: str | Path) -> str:
     """Return the sha256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_digest(folder: str | Path, files) -> str:
+    """Return one sha256 of some files of a folder, and of their places in it."""
+    return digest([[file.relative_to(folder).as_posix(), sha256(file)] for file in sorted(files)])
+
+
+def as_json(value, **options):
+    """Return a value as it comes back from JSON: arrays as lists, what JSON lacks as text."""
+
+    def plain(other):
+        return other.tolist() if hasattr(other, "tolist") else str(other)
+
+    return json.loads(json.dumps(value, default=plain, **options))
 
 
 def digest(*parts) -> str:
@@ -55,7 +157,7 @@ def digest(*parts) -> str:
     """
     total = hashlib.sha256()
     for part in parts:
-        if hasattr(part, "tobytes"):  # an array
+        if hasattr(part, "tobytes") and not part.dtype.hasobject:  # an array
             total.update(f"{part.dtype}{part.shape}".encode())
             part = part.tobytes()
         elif not isinstance(part, bytes):

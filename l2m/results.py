@@ -1,13 +1,12 @@
 """Recorded results: computed once, committed with their provenance, read everywhere.
 
 A result is a table, ``results/<chapter>/<name>.parquet``, beside a ``.json`` of the parameters that
-made it, where and how it was computed, and the table's sha256. A result whose parameters are not
-the recorded ones is computed, and kept in the cache folder.
+made it, where and how it was computed, the table's sha256 and a digest of itself. A result whose
+parameters are not the recorded ones is computed, and kept in the cache folder.
 """
 
 import datetime
 import hashlib
-import json
 import os
 import platform
 import re
@@ -21,7 +20,17 @@ from pathlib import Path
 import pandas as pd
 
 from l2m import __version__
-from l2m.files import ROOT, cache_dir, digest, sha256, write_atomic
+from l2m.files import (
+    ROOT,
+    DamagedFile,
+    as_json,
+    cache_dir,
+    digest,
+    read_json,
+    sha256,
+    write_atomic,
+    write_json,
+)
 
 MAX_BYTES = 2_000_000  # of one recorded table
 _PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "torch", "transformers")
@@ -30,10 +39,6 @@ _RESTORE = "restore it with `git checkout -- results`, or delete it to measure a
 
 class MissingResult(RuntimeError):
     """A result that is neither recorded nor computable here; the message says what makes it."""
-
-
-class DamagedResult(RuntimeError):
-    """A recorded table without the sha256 it was recorded with, or an unreadable provenance."""
 
 
 def results_dir() -> Path:
@@ -66,14 +71,14 @@ def recorded(
     ------
     MissingResult : neither recorded nor cached, and not computable here: no `compute`, or it needs
         a file, a network or a package that is missing.
-    DamagedResult : the recorded parameters fit, but the table is not the one that was recorded; or
+    DamagedFile : the recorded parameters fit, but the table is not the one that was recorded; or
         they cannot be read.
     """
     if not re.fullmatch(r"[\w-]+(/[\w-]+)+", name):
         raise ValueError(
             f"A result is named '<chapter>/<name>', of letters, digits, _ and -, not {name!r}."
         )
-    params = json.loads(json.dumps(params, allow_nan=False, default=_plain))
+    params = as_json(params, allow_nan=False)
     command = command or f"python -m l2m run {name.split('/')[0]} --record"
     record = os.environ.get("L2M_RECORD") == "1"
     target = results_dir() / name
@@ -83,7 +88,7 @@ def recorded(
         return frame
     try:
         frame = _read(cached, params)
-    except DamagedResult:
+    except DamagedFile:
         frame = None
     if frame is None:
         frame = _write(cached, _compute(name, params, compute, command))
@@ -101,32 +106,27 @@ def provenance(name: str) -> dict:
     return _read_about(path)
 
 
-def _plain(value):
-    """Turn a NumPy scalar or array into what JSON has."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
 def _read_about(path: Path) -> dict:
-    """Read the provenance of a result, or raise DamagedResult."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DamagedResult(f"{path} is damaged ({error}): {_RESTORE}") from None
+    """Read the provenance of a result; older versions wrote no digest of it."""
+    about = read_json(path, _RESTORE, signed=False)
+    if not (isinstance(about.get("params"), dict) and isinstance(about.get("sha256"), str)):
+        raise DamagedFile(f"{path} lacks its params or its sha256: {_RESTORE}")
+    return about
 
 
 def _read(stem: Path, params: dict) -> pd.DataFrame | None:
     """Read a table and its provenance, checked; None if there is none, or of other parameters."""
-    table, about = Path(f"{stem}.parquet"), Path(f"{stem}.json")
-    if not (table.exists() and about.exists()):
+    table, path = Path(f"{stem}.parquet"), Path(f"{stem}.json")
+    if not path.exists():
         return None
-    info = _read_about(about)
-    if info["params"] != params:
+    about = _read_about(path)
+    if about["params"] != params:
         return None
-    if sha256(table) != info["sha256"]:
-        problem = "is not the table that was recorded (its sha256 differs)"
-        raise DamagedResult(f"{table.name} {problem}: {_RESTORE}")
+    if not table.exists() or sha256(table) != about["sha256"]:
+        problem = "is not the table that was recorded (its sha256 differs, or it is missing)"
+        raise DamagedFile(f"{table} {problem}: {_RESTORE}")
     frame = pd.read_parquet(table)
-    frame.attrs = info
+    frame.attrs = about
     return frame
 
 
@@ -142,9 +142,8 @@ def _write(stem: Path, frame: pd.DataFrame, max_bytes: int | None = None) -> pd.
             f"figures need, at most {max_bytes:,}. Summarise it."
         )
     info["sha256"] = hashlib.sha256(table).hexdigest()
-    text = json.dumps(info, indent=2, ensure_ascii=False, default=_plain) + "\n"
     write_atomic(f"{stem}.parquet", table)
-    write_atomic(f"{stem}.json", text)
+    write_json(f"{stem}.json", info)
     return _read(stem, info["params"])
 
 

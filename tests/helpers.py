@@ -75,7 +75,7 @@ def naive(model, bos=0):
     def log_prob(tokens):
         out = []
         for row in torch.as_tensor(tokens):
-            logits = model(torch.cat([torch.tensor([bos]), row])[None]).logits[0, :-1]
+            logits = model(torch.cat([torch.tensor([bos]), row[:-1]])[None]).logits[0]
             out.append(logits.double().log_softmax(-1).gather(1, row[:, None])[:, 0].numpy())
         return np.stack(out)
 
@@ -99,6 +99,15 @@ def dense_bipartite(c, split):
     """I_BP(split; L) of normal numbers with covariance c: three dense log-determinants."""
     parts = c[:split, :split], c[split:, split:], c
     return np.array([1, 1, -1]) @ [np.linalg.slogdet(part)[1] for part in parts] / 2
+
+
+def flip(path, place):
+    """Change one bit of a file, and return what it was."""
+    whole = path.read_bytes()
+    data = bytearray(whole)
+    data[place] ^= 1
+    path.write_bytes(data)
+    return whole
 
 
 def words(folder, size=900):

@@ -2,13 +2,16 @@
 
 import json
 import os
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import flip
 
 from l2m import results
-from l2m.results import DamagedResult, MissingResult, recorded, write_atomic
+from l2m.files import DAY, DamagedFile, digest, sha256, write_atomic
+from l2m.results import MissingResult, recorded
 
 PARAMS = {"model": "tiny", "splits": [1, 2], "seed": 3}
 
@@ -99,7 +102,7 @@ def test_a_damaged_recorded_table_is_refused_and_a_damaged_cached_one_made_again
     monkeypatch.setenv("L2M_RECORD", "1")
     recorded("ch/mi", PARAMS, never)
     (results.results_dir() / "ch" / "mi.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DamagedResult, match="mi.parquet is not the table that was recorded"):
+    with pytest.raises(DamagedFile, match="mi.parquet is not the table that was recorded"):
         recorded("ch/mi", PARAMS, compute)
 
 
@@ -111,8 +114,32 @@ def test_damaged_provenance_is_treated_alike(monkeypatch):
     monkeypatch.setenv("L2M_RECORD", "1")
     recorded("ch/mi", PARAMS, never)
     (results.results_dir() / "ch" / "mi.json").write_text("<<<<<<< HEAD")
-    with pytest.raises(DamagedResult, match=r"mi.json is damaged.*git checkout -- results"):
+    with pytest.raises(DamagedFile, match=r"mi.json is damaged.*git checkout -- results"):
         recorded("ch/mi", PARAMS, compute)
+
+
+@pytest.mark.parametrize("name", ["mi.json", "mi.parquet"])
+def test_no_bit_of_a_recorded_result_may_change(monkeypatch, name):
+    monkeypatch.setenv("L2M_RECORD", "1")
+    recorded("ch/mi", PARAMS, compute)
+    file = results.results_dir() / "ch" / name
+    size, place_of_digest = file.stat().st_size, file.read_bytes().find(b'"digest"')
+    for place in range(0, size, size // 40):
+        whole = flip(file, place)
+        if not 0 <= place - place_of_digest < 9:  # unsigned, nothing else is damaged
+            with pytest.raises(DamagedFile, match="git checkout -- results"):
+                recorded("ch/mi", PARAMS, never)
+        file.write_bytes(whole)
+
+
+def test_every_recorded_result_is_what_was_written(monkeypatch):
+    monkeypatch.undo()
+    files = sorted(results.results_dir().rglob("*.parquet"))
+    assert len(files) > 30
+    for file in files:
+        about = json.loads(file.with_suffix(".json").read_text())
+        assert about["digest"] == digest({k: v for k, v in about.items() if k != "digest"})
+        assert sha256(file) == about["sha256"]
 
 
 def test_a_large_table_is_not_recorded(monkeypatch):
@@ -149,6 +176,15 @@ def test_write_atomic(tmp_path, content):
     path = write_atomic(tmp_path / "a" / "b.txt", content)
     assert path.read_text() == "new"
     assert os.listdir(path.parent) == ["b.txt"]
+
+
+def test_what_a_kill_left_is_swept_up_a_day_later(tmp_path):
+    old, new = tmp_path / ".tmp-1-a.bin", tmp_path / ".tmp-2-a.bin"
+    for file in (old, new):
+        file.write_text("half")
+    os.utime(old, (0, time.time() - DAY - 1))
+    write_atomic(tmp_path / "b.txt", "whole")
+    assert new.exists() and not old.exists()
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

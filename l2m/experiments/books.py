@@ -86,7 +86,7 @@ class BookTask(Sequences):
     def about(self) -> dict:
         """What identifies its data."""
         books = [int(book) for book in self.books]
-        about = {"task": "books", "tokens_sha256": self.file.sha256, "books": digest(books)}
+        about = {"task": "books", "tokens": self.file.identity, "books": digest(books)}
         return about | {"length": self.length, "seed": self.seed}
 
     def batch(self, step: int, size: int, rows: slice, device) -> tuple:
@@ -141,7 +141,7 @@ class BookRun(Run):
     def identity(self) -> dict:
         """All that its numbers depend on; in how many parts a batch is processed is not."""
         own = {key: value for key, value in self.about().items() if key != "accumulate"}
-        return own | asdict(self.books) | {"tokens_sha256": self.books.file().sha256}
+        return own | asdict(self.books) | {"tokens": self.books.file().identity}
 
     @property
     def title(self) -> str:

@@ -1,7 +1,7 @@
 """Runs of training: independent processes, the tables that each keeps, and what is gathered.
 
 A `Run` is one model to train, with all that its numbers depend on. It has a folder of its own, in
-the cache, whose table ``runs`` is written last and so says that it is done: whatever schedules
+the cache, whose manifest is written last and so says that it is done: whatever schedules
 processes can carry out a grid of runs, on one machine (`run_all`) or many.
 """
 
@@ -10,6 +10,7 @@ import os
 import queue
 import subprocess
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
@@ -19,10 +20,11 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from l2m.files import cache_dir, digest, held, write_atomic
+from l2m.files import DamagedFile, cache_dir, digest, held, opened, seal, write_atomic
 from l2m.language_models.models import default_device
 from l2m.results import recorded
 
+SCHEMA, CURE = "tables of a run 2", "it is made again from the last checkpoint"
 CPU_TOKENS = 1_000_000  # more are not trained on without a GPU
 LOG_LINES = 15  # of a failed command, in its report
 # What fields were called when the first results were recorded, which are found by these names.
@@ -67,8 +69,14 @@ class Run:
         return self.tokens > CPU_TOKENS and default_device().type != "cuda"
 
     def finished(self) -> bool:
-        """Whether its tables are there."""
-        return (self.folder / "runs.parquet").exists()
+        """Whether its tables are there, and what they were."""
+        try:
+            return opened(self.folder, SCHEMA, CURE)["of"] == digest(self.identity())
+        except FileNotFoundError:
+            return False
+        except DamagedFile as error:
+            warnings.warn(str(error), stacklevel=2)
+            return False
 
     def train(self, deadline: float, progress: bool) -> dict[str, pd.DataFrame] | None:
         """Train, evaluate, and return its tables; None if the deadline (seconds) came before.
@@ -87,15 +95,18 @@ class Run:
         with held(self.folder, main_process()):
             tables = self.train(deadline, progress)
             if tables and main_process():
-                for name in sorted(tables, key="runs".__eq__):  # the seal last
-                    table = tables[name].assign(run=self.name)
+                for name, table in tables.items():
+                    table = table.assign(run=self.name)
                     table.attrs = {}
                     content = table.to_parquet(compression="zstd")
                     write_atomic(self.folder / f"{name}.parquet", content)
+                names = [f"{name}.parquet" for name in tables]
+                seal(self.folder, SCHEMA, {"of": digest(self.identity())}, names)
         return tables is not None
 
     def table(self, name: str) -> pd.DataFrame:
-        """One of its tables, with a column `run`."""
+        """One of its tables, with a column `run`; DamagedFile if it is not what it was."""
+        opened(self.folder, SCHEMA, CURE)
         return pd.read_parquet(self.folder / f"{name}.parquet").assign(run=self.name)
 
 

@@ -39,7 +39,8 @@ def window_mi(
 
     Raises
     ------
-    ValueError : an unknown estimator, or a ratio that the scores do not hold.
+    ValueError : an unknown estimator, a ratio that the scores do not hold, or an estimate that is
+        not a number.
     """
     terms, _ = _terms(scores, ratio)
     if estimator == "direct":
@@ -52,7 +53,14 @@ def window_mi(
             values = values - terms["marginal"] + terms["partner_marginal"]
     else:
         raise ValueError(f"unknown estimator {estimator!r}: 'direct' or 'vclub'")
-    return values.set_axis([terms["window"], terms["split"]]).unstack("split")
+    values = values.set_axis([terms["window"], terms["split"]]).unstack("split")
+    if (missing := values.isna()).any(axis=None):
+        window, split = missing.stack().idxmax()
+        raise ValueError(
+            f"the estimate of window {window} at split {split} is not a number, one of "
+            f"{missing.any(axis=1).sum()} such windows of {len(values)}: score them anew"
+        )
+    return values
 
 
 def bipartite_mi(

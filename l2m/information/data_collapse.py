@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from l2m.information.resampling import drawn_groups
+from l2m.information.resampling import drawn_groups, members
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,16 @@ def collapse(x, y, rising=True, groups=None, n_boot=2000, seed=0):
     x, y = np.asarray(x, float), np.asarray(y, float)
     if not ((x > 0).all() and (y > 0).all() and np.isfinite([x, y]).all()):
         raise ValueError("x and y must be positive and finite: leave out the points that are not.")
-    groups = np.arange(len(x)) if groups is None else np.asarray(groups)
-    names, member = np.unique(groups, return_inverse=True)
-    if len(names) < 3:
-        raise ValueError(f"Resampling needs at least three groups of points, not {len(names)}.")
+    member, n_groups = members(groups, len(x))
+    if n_groups < 3:
+        raise ValueError(f"Resampling needs at least three groups of points, not {n_groups}.")
     residual, deviation = np.empty(len(x)), np.empty(len(x))
-    for g in range(len(names)):
+    for g in range(n_groups):
         out, others = member == g, member != g
         residual[out] = np.log(y[out] / monotone(x[others], y[others], x[out], rising))
         deviation[out] = np.log(y[out]) - np.log(y[others]).mean()
     missed, spread = (np.bincount(member, part**2) for part in (residual, deviation))
-    draws = drawn_groups(len(names), n_boot, seed)
+    draws = drawn_groups(n_groups, n_boot, seed)
     low, high = np.quantile(1 - (draws @ missed) / (draws @ spread), [0.025, 0.975])
     explained = float(1 - missed.sum() / spread.sum())
     scatter = float(np.sqrt(np.mean(residual**2)))

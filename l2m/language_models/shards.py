@@ -1,12 +1,11 @@
 """Scores on disk while they are made: sharded parquet that survives a kill and finds damage.
 
 A shard is written under a temporary name and renamed to `shard-00012-<sha256>.parquet`, so a file
-that is there is complete, and its name says what must be in it. `manifest.json` says what the
-shards are shards of; other parameters, model or data are refused, not mixed.
+that is there is complete, and its name says what must be in it. In it stands a digest of what it is
+a shard of, which `manifest.json` says in full; other parameters, model or data are refused, not
+mixed.
 """
 
-import hashlib
-import json
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from l2m.files import digest, held, sha256, write_atomic
+from l2m.files import DamagedFile, as_json, digest, held, intact, opened, seal, write_atomic
+from l2m.language_models.models import model_sha256
+
+SCHEMA = "scores 2"
+CURE = "remove it or pass repair=True, and what else is there is kept"
 
 
 class Shards:
@@ -34,8 +37,8 @@ class Shards:
         self.rank, self.world = int(shared.get("RANK", 0)), int(shared.get("WORLD_SIZE", 1))
         if self.folder is not None:
             arrays = {k: digest(x) for k, x in settings.items() if isinstance(x, np.ndarray)}
-            self.manifest = settings | arrays | {"shape": list(settings["windows"].shape)}
-            self.manifest |= {"model": model_hash(model), "size": size}
+            manifest = settings | arrays | {"shape": list(settings["windows"].shape)}
+            self.manifest = as_json(manifest | {"model": model_sha256(model), "size": size})
 
     def __enter__(self):
         with ExitStack() as stack:  # lets the lock go if what follows fails
@@ -50,32 +53,39 @@ class Shards:
 
     def _check(self):
         """Refuse or begin the manifest, refuse or remove damaged shards."""
-        path = self.folder / "manifest.json"
-        if path.exists():
-            found = json.loads(path.read_text())
-            other = [key for key in self.manifest if found.get(key) != self.manifest[key]]
-            if other:
-                raise RuntimeError(
-                    f"{self.folder} holds shards made with another {', '.join(other)}: "
-                    "name another folder, or remove this one"
-                )
-        else:
-            write_atomic(path, json.dumps(self.manifest, indent=1))
-        for number, file in self._files().items():
-            if sha256(file) == file.stem.split("-")[2]:
-                continue
+        found = {}
+        try:
+            found = opened(self.folder, SCHEMA, CURE)
+        except FileNotFoundError:
+            pass
+        except DamagedFile:
             if not self.repair:
-                raise RuntimeError(
-                    f"{file} is damaged (its sha256 differs from its name): remove it or pass "
-                    "repair=True, and its windows are scored again"
-                )
-            if number % self.world == self.rank:
-                file.unlink(missing_ok=True)
+                raise
+        other = [key for key in self.manifest if found.get(key) != self.manifest[key]]
+        if found and other:
+            raise RuntimeError(
+                f"{self.folder} holds shards made with another {', '.join(other)}: "
+                "name another folder, or remove this one"
+            )
+        if not found:
+            seal(self.folder, SCHEMA, self.manifest)
+        for number, file in self._files().items():
+            if not intact(file):
+                if not self.repair:
+                    raise DamagedFile(f"{file} is damaged (its sha256 is not its name's): {CURE}")
+                if number % self.world == self.rank:
+                    file.unlink(missing_ok=True)
+            elif self._own(number) not in (pq.read_schema(file).metadata or {}).items():
+                raise RuntimeError(f"{file} is of another run: name another folder, or remove it")
+
+    def _own(self, number: int) -> tuple[bytes, bytes]:
+        """What a shard of this run says of itself."""
+        return b"of", digest(self.manifest, number).encode()
 
     def _files(self) -> dict[int, Path]:
         """Finished shards by number; none without a folder."""
-        files = sorted(self.folder.glob("shard-*.parquet")) if self.folder else ()
-        return {int(file.stem.split("-")[1]): file for file in files}
+        files = sorted(self.folder.glob("shard-*-*.parquet")) if self.folder else ()
+        return {int(file.name.split("-")[1]): file for file in files}
 
     @property
     def done(self) -> int:
@@ -96,11 +106,9 @@ class Shards:
         for key, x in values.items():
             flat = pa.array(np.ascontiguousarray(x, dtype=np.float32).ravel())
             columns["/".join(map(str, key))] = pa.FixedSizeListArray.from_arrays(flat, x.shape[1])
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.table(columns), sink, compression="zstd")
-        data = sink.getvalue().to_pybytes()
-        name = f"shard-{number:05d}-{hashlib.sha256(data).hexdigest()}.parquet"
-        write_atomic(self.folder / name, data)
+        table = pa.table(columns).replace_schema_metadata(dict([self._own(number)]))
+        path = self.folder / f"shard-{number:05d}.parquet"
+        write_atomic(path, lambda new: pq.write_table(table, new, compression="zstd"), hashed=True)
 
     def merged(self) -> dict:
         """All scores in window order, once every process has written its shards."""
@@ -110,26 +118,14 @@ class Shards:
             if not dist.is_initialized():
                 dist.init_process_group("gloo")
             dist.barrier()
-        files = self._files()
-        if files and self.rank == 0:
-            names = self.manifest | {"shards": [file.name for file in files.values()]}
-            write_atomic(self.folder / "manifest.json", json.dumps(names, indent=1))
-        self.values |= {number: _read(file) for number, file in files.items()}
+        self.values |= {number: _read(file) for number, file in self._files().items()}
         shards = [self.values[number] for number in range(len(self.rows))]
         return {key: np.concatenate([shard[key] for shard in shards]) for key in shards[0]}
 
 
-def model_hash(model) -> str:
-    """sha256 of a model's configuration and of 4,096 entries spread over each of its weights."""
-    parts = [model.config.to_json_string()]
-    for name, weight in sorted(model.state_dict().items()):
-        flat = weight.detach().reshape(-1)
-        sample = flat[:: max(1, len(flat) // 4096)].float().cpu().numpy()
-        parts += [f"{name}{tuple(weight.shape)}{weight.dtype}", sample]
-    return digest(*parts)
-
-
 def _read(file):
+    if not intact(file):
+        raise DamagedFile(f"{file} is damaged: {CURE}")
     table = pq.read_table(file)
     out = {}
     for name in table.column_names[1:]:

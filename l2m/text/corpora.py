@@ -11,6 +11,7 @@ text`, one row per document, paragraphs separated by a blank line. By name:
 """
 
 import itertools
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,11 +20,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from l2m.files import digest, sha256
-from l2m.text import archives
+from l2m.files import digest, tree_digest
+from l2m.text import archives, cleaning
 from l2m.text.archives import ARCHIVES, HUB, complete
 from l2m.text.token_files import TokenFile, tokenised
 from l2m.text.windows import Windows, draw_windows
+
+# What no person would call a document: hidden, of a tool's own, or about the folder.
+NO_DOCUMENT = re.compile(r"[.~]|__|_(common_)?metadata\.|(readme|licen[cs]e|copying)\.", re.I)
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ def load_corpus(name_or_path: str | Path, limit: int | None = None) -> Corpus:
     """A corpus by name (see the top of this module), or from files.
 
     Of files, a `.txt` is one document; a `.parquet` needs a column `text`, one document per row.
+    What is hidden, such as `.ipynb_checkpoints`, or a README is none; a warning names equal ones.
     `limit` is how many documents to keep, the first ones; None keeps all (PG19: 28,602 books, 11 GB
     of text).
 
@@ -97,6 +102,7 @@ def load_corpus(name_or_path: str | Path, limit: int | None = None) -> Corpus:
     FileNotFoundError : no such corpus, or its package is not installed.
     ConnectionError : it has to come from the network, which is not there.
     ValueError : a file is empty, not UTF-8, not the pinned one, or has no column `text`.
+    DamagedFile : what was fetched from an archive is damaged.
     """
     name = str(name_or_path)
     if limit is not None and limit < 1:
@@ -117,6 +123,8 @@ def load_corpus(name_or_path: str | Path, limit: int | None = None) -> Corpus:
             )
         table = pd.concat(map(_read_file, text_files(name)), ignore_index=True)
         texts = archives.fingerprint_texts(table["text"])
+    if name not in ("kjv", *ARCHIVES):
+        _report_equal(name, table["short_book_title"], [digest(text) for text in table["text"]])
     if limit is None:
         return Corpus(name, table, texts)
     return Corpus(name, table.head(limit), f"{texts}[:{limit}]")
@@ -149,7 +157,7 @@ def token_file(names, tokenizer, limit: int | None = None) -> TokenFile:
     ------
     FileNotFoundError, ConnectionError, ValueError : as `load_corpus` raises them; ValueError also
         for a slow tokenizer, or one without a token that could begin a sequence.
-    RuntimeError : the file is damaged.
+    DamagedFile : the token file is damaged.
     """
     if not tokenizer.is_fast:
         raise ValueError("this is no fast tokenizer: it cannot say where paragraphs start")
@@ -157,7 +165,20 @@ def token_file(names, tokenizer, limit: int | None = None) -> TokenFile:
     file = tokenised(_documents(names, limit), tokenizer, about)
     if file.bos_token_id is None:
         raise ValueError("the tokenizer names no token that could begin a sequence")
+    _report_equal(", ".join(map(str, names)), file.books["title"], file.books["sha256"])
     return file
+
+
+def _report_equal(name, titles, keys) -> None:
+    """Warn of documents that are the same: those with equal keys."""
+    table = pd.DataFrame({"title": map(str, titles), "key": keys})
+    if len(same := table[table.duplicated("key", keep=False)]):
+        groups = [" and ".join(map(repr, part)) for _, part in same.groupby("key")["title"]]
+        warnings.warn(
+            f"{name} has equal documents ({'; '.join(groups[:5])}), so that a text may be its own "
+            "partner, or held out and trained on: remove all but one of each",
+            stacklevel=3,
+        )
 
 
 def _documents(names, limit) -> Iterator[tuple[dict, str]]:
@@ -184,24 +205,29 @@ def _identity(name) -> str:
     root = Path(name)
     if not root.exists():
         return fingerprint(name)
-    return digest([[str(file.relative_to(root)), sha256(file)] for file in text_files(root)])
+    return tree_digest(root, text_files(root))
 
 
 def text_files(path: str | Path) -> list[Path]:
     """The `.txt` and `.parquet` files of a folder, sorted by path; or the one that is named.
 
-    FileNotFoundError if there are none.
+    FileNotFoundError if there are none; what is `NO_DOCUMENT` does not count.
     """
     path = Path(path)
-    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
-    files = [file for file in files if file.suffix in (".txt", ".parquet")]
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        files = [f for f in files if not any(map(NO_DOCUMENT.match, f.relative_to(path).parts))]
+    files = [file for file in files if file.suffix.lower() in (".txt", ".parquet")]
     if not files:
         raise FileNotFoundError(f"{path} holds no .txt or .parquet file.")
     return files
 
 
 def _read_file(file: Path) -> pd.DataFrame:
-    if file.suffix == ".parquet":
+    """The documents of a file, their line ends as "\\n"; ValueError if they are no text."""
+    cure = "convert it, say with `iconv -f UTF-16 -t UTF-8`."
+    if parquet := file.suffix.lower() == ".parquet":
         try:
             table = pd.read_parquet(file)
         except (OSError, ValueError) as error:
@@ -212,10 +238,15 @@ def _read_file(file: Path) -> pd.DataFrame:
         try:
             text = file.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{file} is not UTF-8 ({error}): convert it.") from error
+            raise ValueError(f"{file} is not UTF-8 ({error}): {cure}") from error
         table = pd.DataFrame({"short_book_title": [file.stem], "text": [text]})
-    full = [isinstance(text, str) and bool(text.strip()) for text in table["text"]]
-    if not all(full) or table.empty:
-        where = "" if file.suffix == ".txt" or table.empty else f" in row {full.index(False)}"
-        raise ValueError(f"{file} is empty{where}: a document needs text.")
-    return complete(table)
+    if table.empty:
+        raise ValueError(f"{file} is empty: a document needs text.")
+    for row, text in enumerate(table["text"]):
+        where = f"{file} is {{}} in row {row}" if parquet else f"{file} is {{}}"
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{where.format('empty')}: a document needs text.")
+        if cleaning.is_binary(text):
+            problem = "not UTF-8 (it has null or control characters)"
+            raise ValueError(f"{where.format(problem)}: {cure}")
+    return complete(table.assign(text=[cleaning.plain_lines(text) for text in table["text"]]))

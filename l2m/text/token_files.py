@@ -5,7 +5,7 @@
     manifest.json    what was tokenised with what, the documents, the sha256 of the other two
 
 It is made under another name and renamed when it is complete. A run that was killed while making it
-goes on after the last document that it had finished.
+goes on after the last document that it had finished, and of which it finds the same ids again.
 """
 
 import hashlib
@@ -17,11 +17,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
 
-from l2m.files import cache_dir, digest, held, sha256, write_atomic
+from l2m.files import cache_dir, digest, held, opened, seal, tree_digest, write_atomic
+
+SCHEMA = "tokens 2"
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,21 @@ class TokenFile:
 
     @cached_property
     def books(self) -> pd.DataFrame:
-        """One row per document: `corpus, title, author, start, end` (tokens of the file)."""
+        """One row per document: `corpus, title, author, start, end, sha256`.
+
+        Start and end count the tokens of the file; the digest is of its ids and paragraphs.
+        """
         return pd.DataFrame(self.manifest["books"])
 
     @property
     def sha256(self) -> str:
         """Of the ids."""
         return self.manifest["sha256"]["tokens.bin"]
+
+    @property
+    def identity(self) -> str:
+        """Of all that is read of it: ids, paragraphs, where documents begin, and who wrote them."""
+        return digest(*(self.manifest[key] for key in ("sha256", "bos", "vocabulary", "books")))
 
     @property
     def vocab_size(self) -> int:
@@ -102,10 +113,10 @@ def tokenised(documents: Iterable, tokenizer, about) -> TokenFile:
 
     Raises
     ------
-    RuntimeError : the file is damaged. One that another process is making is waited for.
+    DamagedFile : the file is damaged. One that another process is making is waited for.
     """
     about = {"tokenizer": tokenizer_key(tokenizer), "corpora": about}
-    folder = cache_dir() / "tokens" / digest(about)[:16]
+    folder = cache_dir() / "tokens" / digest(SCHEMA, about)[:16]
     if not folder.exists():
         with held(folder, wait=True):
             if not folder.exists():
@@ -116,25 +127,24 @@ def tokenised(documents: Iterable, tokenizer, about) -> TokenFile:
 def open_tokens(folder: str | Path) -> TokenFile:
     """Open a token file and check it.
 
-    FileNotFoundError if there is none, RuntimeError if it is not what its manifest says.
+    FileNotFoundError if there is none, DamagedFile if it is not what it was.
     """
-    folder = Path(folder)
-    if not (folder / "manifest.json").exists():
-        raise FileNotFoundError(f"{folder} is no token file: it has no manifest.json")
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    for name, expected in manifest["sha256"].items():
-        if not (folder / name).exists() or sha256(folder / name) != expected:
-            raise RuntimeError(
-                f"{folder / name} is damaged (its sha256 is not the manifest's): remove {folder} "
-                "to have it made again"
-            )
-    return TokenFile(folder, manifest)
+    if not (Path(folder) / "manifest.json").exists():
+        raise FileNotFoundError(f"{folder} is no token file (it has no manifest.json): remove it")
+    return TokenFile(Path(folder), opened(folder, SCHEMA, f"remove {folder}, and it is made again"))
 
 
 def tokenizer_key(tokenizer) -> str:
-    """sha256 of what a tokenizer does: its whole specification where it has one."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    return digest(backend.to_str() if backend else tokenizer.get_vocab())
+    """sha256 of all that a tokenizer does: its specification, or the files it would be saved as."""
+    about = [type(tokenizer).__name__, tokenizer.bos_token_id, tokenizer.eos_token_id]
+    if backend := getattr(tokenizer, "backend_tokenizer", None):
+        backend.no_truncation()  # which the last call has left there
+        backend.no_padding()
+        return digest(about, getattr(tokenizer, "split_special_tokens", False), backend.to_str())
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        files = [file for file in Path(folder).rglob("*") if file.is_file()]
+        return digest(about, tree_digest(folder, files))
 
 
 def paragraph_starts(text: str) -> np.ndarray:
@@ -150,7 +160,8 @@ def _make(folder: Path, documents, tokenizer, about) -> None:
     partial.mkdir(exist_ok=True)
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
     journal = partial / "books.jsonl"
-    books = _journal(journal)
+    books = _finished(partial, dtype)
+    write_atomic(journal, "".join(map(_line, books)))
     end, n = (books[-1]["end"], books[-1]["paragraphs"]) if books else (0, 0)
     rest = itertools.islice(documents, len(books), None)
     bar = tqdm(_encoded(rest, tokenizer), "tokens", len(books), unit="book", delay=5)
@@ -162,19 +173,19 @@ def _make(folder: Path, documents, tokenizer, about) -> None:
         tokens.truncate(end * dtype.itemsize)  # what is left of a book that was not finished
         paragraphs.truncate(n * 8)
         for about_book, ids, starts in bar:
-            tokens.write(np.asarray(ids, dtype).tobytes())
-            paragraphs.write(np.asarray(starts + end, np.int64).tobytes())
+            ids, starts = np.asarray(ids, dtype), np.asarray(starts, np.int64)
+            tokens.write(ids.tobytes())
+            paragraphs.write((starts + end).tobytes())
             tokens.flush()
             paragraphs.flush()
             n += len(starts)
             books.append(about_book | {"start": end, "end": end + len(ids), "paragraphs": n})
+            books[-1]["sha256"] = digest(ids, starts)
             end += len(ids)
-            lines.write(json.dumps(books[-1]) + "\n")  # after what it speaks of
+            lines.write(_line(books[-1]))  # after what it speaks of
             lines.flush()
-    manifest = about | {"dtype": dtype.name, "vocabulary": len(tokenizer), "bos": _bos(tokenizer)}
-    files = ("tokens.bin", "paragraphs.bin")
-    manifest |= {"sha256": {name: sha256(partial / name) for name in files}, "books": books}
-    write_atomic(partial / "manifest.json", json.dumps(manifest, ensure_ascii=False, indent=1))
+    about |= {"dtype": dtype.name, "vocabulary": len(tokenizer), "bos": _bos(tokenizer)}
+    seal(partial, SCHEMA, about | {"books": books}, ("tokens.bin", "paragraphs.bin"))
     journal.unlink()
     os.rename(partial, folder)
 
@@ -183,12 +194,33 @@ def _mapped(path: Path, dtype) -> np.ndarray:
     return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
 
 
-def _journal(path: Path) -> list[dict]:
-    """The documents that are finished, and a journal of these alone."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    lines = [line for line in lines if line.endswith("\n")]  # the last may be cut
-    write_atomic(path, "".join(lines))
-    return [json.loads(line) for line in lines]
+def _line(book: dict) -> str:
+    """A document's line of the journal, which carries a digest of itself."""
+    return json.dumps([book, digest(book)]) + "\n"
+
+
+def _finished(partial: Path, dtype) -> list[dict]:
+    """The documents that are finished, up to the first of which anything is missing or damaged."""
+    books, n = [], 0
+    names = ("books.jsonl", "tokens.bin", "paragraphs.bin")
+    journal, tokens, paragraphs = (partial / name for name in names)
+    if not all((partial / name).exists() for name in names):
+        return []
+    for line in journal.read_bytes().splitlines(keepends=True):
+        try:
+            book, own = json.loads(line)
+            if own != digest(book):
+                break
+        except (ValueError, TypeError):  # the last line may be cut
+            break
+        start, size = book["start"], book["end"] - book["start"]
+        ids = np.fromfile(tokens, dtype, size, offset=start * dtype.itemsize)
+        starts = np.fromfile(paragraphs, np.int64, book["paragraphs"] - n, offset=8 * n)
+        if digest(ids, starts - start) != book["sha256"]:
+            break
+        books.append(book)
+        n = book["paragraphs"]
+    return books
 
 
 def _encoded(documents, tokenizer):

@@ -1,56 +1,85 @@
 """Checkpoints of a training run: one safetensors file each, whole or not there at all.
 
 A file holds weights and the optimiser's moments, and in its header the step, the metrics so far and
-what the run is (settings, model, data), so that another run's checkpoint is refused.
+what the run is (settings, model, data), so that another run's checkpoint is refused. Its name ends
+in its sha256: of a file that is damaged nothing is read, and the one before is taken.
 """
 
 import json
 import warnings
+from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from l2m.files import write_atomic
+from l2m.files import intact, write_atomic
 
 KEPT = 2  # the last one, and the one before in case the disk harms it
 
 
 def save(folder, step: int, rows: list, model, optimiser, about: dict) -> Path:
-    """Write `step-<step>.safetensors` atomically and remove all but the newest `KEPT`."""
+    """Write `step-<step>-<sha256>.safetensors`; keep the newest `KEPT` intact ones."""
     header = {"step": str(step), "rows": json.dumps(rows), "about": json.dumps(about)}
     path, tensors = Path(folder) / f"step-{step:08d}.safetensors", _tensors(model, optimiser)
-    write_atomic(path, lambda temporary: save_file(tensors, temporary, header))
-    for old in _files(folder)[:-KEPT]:
+    path = write_atomic(path, lambda new: save_file(tensors, new, header), hashed=True)
+    for old in {*_files(folder)} - {*islice(_intact(folder), KEPT)}:
         old.unlink()
     return path
 
 
 def load_latest(folder, model, optimiser, about: dict) -> tuple[int, list]:
-    """Load the newest readable checkpoint: step, rows, or 0, []; RuntimeError if another run's."""
-    for path in reversed(_files(folder)):
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata()
-                found = json.loads(header["about"])
-                if found != about:
-                    differing = ", ".join(_differences(found, about))
-                    raise RuntimeError(
-                        f"{folder} holds checkpoints of another run (differs in {differing}): "
-                        "name another folder, or remove this one"
-                    )
-                with torch.no_grad():
-                    for name, tensor in _tensors(model, optimiser).items():
-                        tensor.copy_(file.get_tensor(name))
-                return int(header["step"]), json.loads(header["rows"])
-        except SafetensorError as error:
-            warnings.warn(f"{path.name} is damaged ({error}); going on without it", stacklevel=2)
+    """Load the newest intact checkpoint: step, rows, or 0, []; RuntimeError if another run's."""
+    for path in _intact(folder):
+        with safe_open(path, framework="pt") as file, torch.no_grad():
+            header = file.metadata()
+            found = json.loads(header["about"])
+            if found != about:
+                differing = ", ".join(_differences(found, about))
+                raise RuntimeError(
+                    f"{folder} holds checkpoints of another run (differs in {differing}): "
+                    "name another folder, or remove this one"
+                )
+            for name, tensor in _tensors(model, optimiser).items():
+                tensor.copy_(file.get_tensor(name))
+            return int(header["step"]), json.loads(header["rows"])
     return 0, []
+
+
+def load_weights(folder, model) -> int:
+    """Load the newest intact checkpoint's weights, for evaluation: its step.
+
+    FileNotFoundError if there is none, ValueError if it is of another model.
+    """
+    weights = {f"model.{name}": parameter for name, parameter in model.named_parameters()}
+    for path in _intact(folder):
+        with safe_open(path, framework="pt") as file, torch.no_grad():
+            names = [name for name in file.keys() if name.startswith("model.")]  # noqa: SIM118
+            found = {name: file.get_slice(name).get_shape() for name in names}
+            wanted = {name: list(weight.shape) for name, weight in weights.items()}
+            if other := _differences({"": found}, {"": wanted}):
+                raise ValueError(
+                    f"{path} is of another model (differs in {', '.join(other[:3])}): build the "
+                    "one that was trained"
+                )
+            for name, weight in weights.items():
+                weight.copy_(file.get_tensor(name))
+            return int(file.metadata()["step"])
+    raise FileNotFoundError(f"no intact checkpoint in {folder}: train first")
 
 
 def _files(folder):
     return sorted(Path(folder).glob("step-*.safetensors"))
+
+
+def _intact(folder):
+    """Checkpoints whose bytes are what was written, newest first; a warning names the others."""
+    for path in reversed(_files(folder)):
+        if intact(path):
+            yield path
+        else:
+            warnings.warn(f"{path.name} is damaged; going on without it", stacklevel=3)
 
 
 def _tensors(model, optimiser):

@@ -121,7 +121,6 @@ def train(
     if cuda:
         require_kernels(model)
     model.to(device).train()
-    acceleration.prepare(model, config.compile)
     objective = _Objective(model, task)
     if world > 1:
         if not dist.is_initialized():
@@ -157,8 +156,6 @@ def train(
         optimiser.zero_grad(set_to_none=True)
         return step_on(batches(step))
 
-    graph = config.graph and start < config.steps
-    advance = acceleration.graphed(step_on, batches, optimiser, start) if graph else eager
     tokens = config.batch_size * task.length
     flops = acceleration.flops_per_token(model, task.length)
     peak = acceleration.peak_flops(device) * world
@@ -167,35 +164,38 @@ def train(
     shown = {"unit": "token", "unit_scale": True, "mininterval": 1}
     shown["disable"] = not (progress and rank == 0)
     bar = tqdm(total=config.steps * tokens, initial=start * tokens, **shown)
-    for step in range(start, config.steps):
-        rate = config.rate_at(step)
-        for group in optimiser.param_groups:
-            group["lr"] = group["lr"].fill_(rate) if cuda else rate  # there a graph reads it
-        loss, norm = advance(step)
-        losses.append(loss.clone())
-        bar.update(tokens)
-        done = step + 1
-        late = world == 1 and time.perf_counter() > until
-        saving, logging = (late or due(done, n) for n in (config.save_every, config.log_every))
-        watching = watch is not None and due(done, watch_every)
-        if saving or watching or logging:
-            mean = torch.stack(losses).mean()
-            if world > 1:
-                dist.all_reduce(mean)
-            value = float(mean / world)
-            if not math.isfinite(value):
-                cure = f"lower the learning rate, {config.learning_rate}"
-                raise RuntimeError(f"the loss is {value} at step {done}: {cure}")
-            seconds = time.perf_counter() - clock
-            rows.append([done, done * tokens, value, rate, float(norm), seconds])
-            rows[-1].append(float(watch(model)) if watching else None)
-            use = len(losses) * tokens / seconds * flops / peak if peak else 0.0
-            bar.set_postfix_str(f"loss {value:.4f}" + (f", {use:.0%} of peak" if peak else ""))
-            if saving and folder and rank == 0:
-                save(folder, done, rows, model, optimiser, about)
-            losses, clock = [], time.perf_counter()
-        if late:
-            break
+    with acceleration.prepared(model, config.compile):
+        graph = config.graph and start < config.steps
+        advance = acceleration.graphed(step_on, batches, optimiser, start) if graph else eager
+        for step in range(start, config.steps):
+            rate = config.rate_at(step)
+            for group in optimiser.param_groups:
+                group["lr"] = group["lr"].fill_(rate) if cuda else rate  # there a graph reads it
+            loss, norm = advance(step)
+            losses.append(loss.clone())
+            bar.update(tokens)
+            done = step + 1
+            late = world == 1 and time.perf_counter() > until
+            saving, logging = (late or due(done, n) for n in (config.save_every, config.log_every))
+            watching = watch is not None and due(done, watch_every)
+            if saving or watching or logging:
+                mean = torch.stack(losses).mean()
+                if world > 1:
+                    dist.all_reduce(mean)
+                value = float(mean / world)
+                if not math.isfinite(value):
+                    cure = f"lower the learning rate, {config.learning_rate}"
+                    raise RuntimeError(f"the loss is {value} at step {done}: {cure}")
+                seconds = time.perf_counter() - clock
+                rows.append([done, done * tokens, value, rate, float(norm), seconds])
+                rows[-1].append(float(watch(model)) if watching else None)
+                use = len(losses) * tokens / seconds * flops / peak if peak else 0.0
+                bar.set_postfix_str(f"loss {value:.4f}" + (f", {use:.0%} of peak" if peak else ""))
+                if saving and folder and rank == 0:
+                    save(folder, done, rows, model, optimiser, about)
+                losses, clock = [], time.perf_counter()
+            if late:
+                break
     bar.close()
     return _table(rows, device, flops, peak)
 
@@ -205,6 +205,7 @@ def evaluate_positions(model, task, batches, precision="bf16") -> np.ndarray:
     """The task's loss at every position, in nats: float64 (n, L) over all sequences of `batches`.
 
     Each of the `batches` is a tuple of tensors on the model's device, as the task's `batch` gives.
+    RuntimeError if a loss is not finite.
     """
     out = []
     for batch in batches:
@@ -212,7 +213,12 @@ def evaluate_positions(model, task, batches, precision="bf16") -> np.ndarray:
         eager = torch.compiler.set_stance("force_eager")  # compiling again would take longer
         with eager, autocast(device, precision), acceleration.attention_kernels(device):
             out.append(task.values(model, *batch).double().cpu().numpy())
-    return np.concatenate(out)
+    losses = np.concatenate(out)
+    if not (finite := np.isfinite(losses)).all():
+        row, place = np.argwhere(~finite)[0]
+        value = losses[row, place]
+        raise RuntimeError(f"the loss of sequence {row} at position {place} is {value}: train anew")
+    return losses
 
 
 def autocast(device, precision: str):

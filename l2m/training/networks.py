@@ -49,7 +49,7 @@ def build_model(
         "mamba", "mamba2") with `layers` and `width`.
     vocab_size : M, for a model of tokens, of transformers' class.
     dim : components of a vector, for a model of vectors (`VectorModel`).
-    length : the longest sequence; GPT-2 has as many positions, and one for BOS.
+    length : the longest sequence; GPT-2 has a position more, without which it starts otherwise.
     state : d_state of a Mamba: 16, or 128 in Mamba-2, by default.
     window : positions that a GPT-2 of vectors attends to, the own one included; all by default.
     positions : of a GPT-2: "learned" (its own, the default) or "rotary" (the class is GPT-NeoX's).
@@ -95,7 +95,7 @@ def _config(name, vocab_size, length, layers, width, state, window, positions):
             raise ValueError("a GPT-2 has no d_state: its state is its cache")
         common |= {"num_hidden_layers": layers, "hidden_size": width}
         common |= {"num_attention_heads": max(1, width // 64), "sliding_window": window}
-        common["max_position_embeddings"] = length + 1
+        common["max_position_embeddings"] = length + 1  # one is never read: so was all recorded
         one_kernel = "gelu_pytorch_tanh"  # GPT-2's "gelu_new" takes many
         if positions == "rotary":
             common |= {"intermediate_size": 4 * width, "use_parallel_residual": False}

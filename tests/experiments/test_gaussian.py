@@ -6,6 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from helpers import flip
 from torch.distributions import Normal, kl_divergence
 
 from l2m.experiments import gaussian
@@ -18,6 +19,7 @@ from l2m.experiments.gaussian import (
     thin_curve,
     window_floor,
 )
+from l2m.files import DamagedFile
 from l2m.results import MissingResult
 from l2m.sources.gaussian import GaussianFamily
 
@@ -182,10 +184,32 @@ def test_the_book_grid_is_what_it_promises():
 def test_a_deadline_cuts_a_run_that_goes_on_to_the_same_numbers(cache):
     run = GaussianRun("gpt2", **TINY, steps=6)
     whole = run.train(progress=False, device="cpu")["runs"]
-    (run.folder / "step-00000006.safetensors").unlink()
+    next(run.folder.glob("step-00000006-*.safetensors")).unlink()
     assert not run.carry_out(deadline=0, progress=False) and not run.finished()
     assert run.carry_out(progress=False) and run.finished()
     assert run.table("runs")["kl"][0] == whole["kl"][0]
+
+
+@pytest.mark.parametrize("name", ["positions.parquet", "runs.parquet", "manifest.json"])
+def test_a_damaged_table_of_a_run_is_made_again(cache, name):
+    run = GaussianRun("gpt2", **TINY, steps=2)
+    assert run.carry_out(progress=False)
+    whole = run.table("positions")
+    file = run.folder / name
+    for place in range(5, file.stat().st_size, file.stat().st_size // 3):
+        flip(file, place)
+        with pytest.raises(DamagedFile, match="is damaged"):
+            run.table("positions")
+        with pytest.warns(UserWarning, match="is made again from the last checkpoint"):
+            assert run.carry_out(progress=False)
+        pd.testing.assert_frame_equal(run.table("positions"), whole)
+
+
+def test_tables_of_another_run_are_not_taken(cache):
+    run, other = (GaussianRun("gpt2", **TINY, steps=2, seed=seed) for seed in (0, 1))
+    run.carry_out(progress=False)
+    run.folder.rename(other.folder)
+    assert not other.finished() and not run.finished()
 
 
 def test_bad_input_names_the_cure():

@@ -1,12 +1,16 @@
 """The two estimators against sources whose bipartite mutual information is known exactly."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2m.information.bipartite import bipartite_mi, clustered_stderr, window_mi, window_terms
-from l2m.language_models.scoring import Scores, score_whole
+from l2m.information.data_collapse import collapse
+from l2m.information.scaling import bootstrap_power_law
+from l2m.language_models.scoring import Scores, partner_permutation, score_whole
+from l2m.language_models.word_cache import cache_gain
 from l2m.sources import CopySource, MarkovSource
 
 
@@ -102,6 +106,41 @@ def test_stderr_of_books():
     naive = draws[0].std(ddof=1) / 20
     assert np.isclose(clustered_stderr(draws[0][:, None])[0], naive)
     assert np.isnan(clustered_stderr(draws[0][:, None], np.zeros(400))[0])
+
+
+@pytest.mark.parametrize("label", [None, float("nan"), pd.NA])
+def test_rows_without_a_book_are_refused_rather_than_dropped(label):
+    """Left out, they would change the error without a word: 0.1391 for 0.1413."""
+    values = np.random.default_rng(0).normal(size=(50, 1))
+    books = np.array([f"book {i // 5}" for i in range(50)], dtype=object)
+    with_own = np.where(books == "book 3", "another", books)
+    np.testing.assert_allclose(clustered_stderr(values, books), clustered_stderr(values, with_own))
+    books[[7, 31]] = label
+    message = "2 of 50 rows have no group, row 7 for one: give each row its book"
+    for use in (
+        lambda: clustered_stderr(values, books),
+        lambda: clustered_stderr(pd.DataFrame(values), pd.Series(books)),
+        lambda: partner_permutation(50, books),
+        lambda: collapse(np.arange(1, 51), np.arange(1, 51), groups=books),
+        lambda: bootstrap_power_law([1, 2, 4], 1 + 0.1 * values**2 * [1, 2, 4], books, n_boot=9),
+        lambda: cache_gain(np.full((50, 20), -1.0), np.ones((50, 20), int), books),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()
+
+
+@pytest.mark.parametrize("estimator", ["direct", "vclub"])
+@pytest.mark.parametrize("kind", ["joint", "marginal", "shuffled"])
+def test_a_window_that_is_no_number_is_refused_rather_than_left_out(estimator, kind):
+    """The mean of the others would come back, with a standard error of 0."""
+    _, scores = markov_scores(n=20)
+    part = scores.joint if kind == "joint" else getattr(scores, kind)[2]
+    part[3, -1] = np.nan
+    if (kind, estimator) != ("shuffled", "direct"):  # which does not read it
+        with pytest.raises(ValueError, match=r"window \d+ at split \d is not a number.*score them"):
+            bipartite_mi(scores, estimator, ratio=4)
+        with pytest.raises(ValueError, match="is not a number"):
+            bipartite_mi(window_terms(scores), estimator, ratio=4)
 
 
 def test_groups_of_the_scores_are_used():

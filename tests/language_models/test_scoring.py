@@ -8,6 +8,7 @@ import torch
 from helpers import FAMILIES, SMALL, VOCABULARY, assert_same, naive, tiny, windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import OPTConfig, OPTForCausalLM
 
 from l2m.language_models import likelihood
 from l2m.language_models.packing import PackedAttention, layout
@@ -28,6 +29,21 @@ def test_every_family_agrees_with_whole_passes(family):
     if best:
         with torch.inference_mode():
             score(model, w, progress=False, method=best)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt"])
+def test_windows_may_be_as_long_as_the_context(family):
+    """A learned position for each of T tokens: what follows the last is never asked for."""
+    if family == "opt":
+        sizes = {**SMALL, "ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 64}
+        model = OPTForCausalLM(OPTConfig(**sizes)).eval().requires_grad_(False)
+    else:
+        model = tiny(family)
+    w = windows(3, 64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        got = score(model, w, ratio=3, progress=False)
+    assert_same(got, score_whole(naive(model), w, got.splits, 3, got.partners))
 
 
 @pytest.mark.parametrize("family", ["llama", "mamba", "mamba2"])
@@ -188,7 +204,7 @@ def test_partners_are_permutations_between_books(sizes, k, seed):
         ({"windows": windows(2), "bos_token_id": -2}, "BOS token is from 0 to 96, not -2"),
         ({"windows": windows(2), "ratio": 1}, "ratio must be"),
         ({"windows": windows(3), "groups": [0, 0, 1]}, "more books"),
-        ({"windows": windows(3), "groups": [0, 1]}, "3 windows but 2 groups"),
+        ({"windows": windows(3), "groups": [0, 1]}, "groups has shape .2,., but there are 3"),
         ({"windows": windows(3), "partners": [0, 1, 3]}, "indices below 3"),
         ({"windows": windows(2), "method": "fast"}, "unknown method 'fast'"),
     ],

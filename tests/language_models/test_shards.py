@@ -1,6 +1,5 @@
 """Scores on disk: killed, damaged, mixed up, and shared among processes."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,11 +7,10 @@ import sys
 import helpers
 import numpy as np
 import pytest
-import torch
 from filelock import FileLock
-from helpers import assert_same, tiny
+from helpers import assert_same, flip, tiny
 
-from l2m.language_models import shards
+from l2m.files import DamagedFile
 from l2m.language_models.scoring import score
 
 WORKER = """
@@ -26,12 +24,12 @@ torch.set_num_threads(1)
 after = {after}
 if after is not None:
     write, count = shards.write_atomic, []
-    def dying(path, content):
+    def dying(path, content, **options):
         if "shard-" in str(path):
             count.append(path)
             if len(count) == after:
                 os.kill(os.getpid(), signal.SIGKILL)
-        return write(path, content)
+        return write(path, content, **options)
     shards.write_atomic = dying
 windows = np.random.default_rng(0).integers(0, 97, (10, 16))
 score(tiny("llama"), windows, folder={folder!r}, batch_size=1, progress=False)
@@ -82,8 +80,6 @@ def test_processes_share_the_work(windows, tmp_path):
     done = work(tmp_path / "shared", launcher=launcher)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(names(tmp_path / "shared")) == 3
-    manifest = json.loads((tmp_path / "shared" / "manifest.json").read_text())
-    assert manifest["shards"] == names(tmp_path / "shared")
     merged = scored(windows, tmp_path / "shared")  # computes nothing more
     assert_same(merged, scored(windows), tolerance=0)
 
@@ -99,9 +95,7 @@ def test_a_finished_folder_asks_nothing_of_the_model(windows, tmp_path, monkeypa
 def test_a_damaged_shard_is_named_and_recomputed_on_request(windows, tmp_path):
     expected = scored(windows, tmp_path)
     shard = tmp_path / names(tmp_path)[1]
-    data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 1
-    shard.write_bytes(data)
+    flip(shard, 100)
     with pytest.raises(RuntimeError, match=f"{shard.name} is damaged.*repair=True"):
         scored(windows, tmp_path)
     assert_same(scored(windows, tmp_path, repair=True), expected, tolerance=0)
@@ -122,10 +116,33 @@ def test_other_data_or_model_do_not_reuse_shards(windows, tmp_path):
     with pytest.raises(RuntimeError, match="made with another windows"):
         scored((windows + 1) % 97, tmp_path)
     model = tiny("llama")
-    with torch.no_grad():
-        model.model.norm.weight.add_(0.1)
+    model.model.layers[0].mlp.up_proj.weight[:, 1::2] = 0
     with pytest.raises(RuntimeError, match="made with another model"):
         score(model, windows, folder=tmp_path, batch_size=1, progress=False)
+
+
+def test_a_shard_of_another_run_is_refused(windows, tmp_path):
+    """Of the same shape, put into the folder by hand."""
+    scored(windows, tmp_path / "one")
+    scored((windows + 1) % 97, tmp_path / "other")
+    name = names(tmp_path / "one")[0]
+    (tmp_path / "one" / name).unlink()
+    foreign = names(tmp_path / "other")[0]
+    (tmp_path / "other" / foreign).rename(tmp_path / "one" / foreign)
+    with pytest.raises(RuntimeError, match="is of another run"):
+        scored(windows, tmp_path / "one")
+
+
+def test_a_damaged_manifest_is_named(windows, tmp_path):
+    expected = scored(windows, tmp_path)
+    file = tmp_path / "manifest.json"
+    for place in range(0, file.stat().st_size, 97):
+        whole = flip(file, place)
+        with pytest.raises(DamagedFile, match="manifest.json is damaged.*repair=True"):
+            scored(windows, tmp_path)
+        file.write_bytes(whole)
+    flip(file, 9)
+    assert_same(scored(windows, tmp_path, repair=True), expected, tolerance=0)
 
 
 def test_two_runs_do_not_mix(windows, tmp_path):
@@ -135,4 +152,3 @@ def test_two_runs_do_not_mix(windows, tmp_path):
     ):
         scored(windows, tmp_path)
     scored(windows, tmp_path)  # the lock is free again
-    assert shards.model_hash(tiny("llama")) == shards.model_hash(tiny("llama"))

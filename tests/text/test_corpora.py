@@ -29,6 +29,9 @@ class Words:
     def get_vocab(self):
         return {"size": self.size}
 
+    def save_pretrained(self, folder):
+        (corpora.Path(folder) / "size").write_text(str(self.size))
+
     def __call__(self, text, **_):
         return Encoded(self.size, text)
 
@@ -124,12 +127,20 @@ def test_bad_files(tmp_path):
     refused("x.txt is empty")
     refused("x.txt is empty", content=b" \n\n ")
     refused("x.txt is not UTF-8", content="café".encode("latin-1"))
+    refused("x.txt is not UTF-8 .it has null", content=b"one\0two")
+    refused("x.txt is not UTF-8 .it has null.*iconv", content="one\n\ntwo".encode("utf-16-le"))
+    refused("x.txt is not UTF-8", content="один два".encode("utf-16-be"))
+    refused("x.txt is not UTF-8 .it has null or control", content=b"\x01\x02\x03 binary")
+    refused("X.TXT is empty", name="X.TXT")
     refused("x.parquet is no parquet file", name="x.parquet", content=b"PAR1")
     pd.DataFrame({"body": ["a"]}).to_parquet(tmp_path / "y.parquet")
     with pytest.raises(ValueError, match="no column 'text', only body"):
         load_corpus(tmp_path / "y.parquet")
     pd.DataFrame({"text": ["a", " "]}).to_parquet(tmp_path / "y.parquet")
     with pytest.raises(ValueError, match=r"y.parquet is empty in row 1"):
+        load_corpus(tmp_path / "y.parquet")
+    pd.DataFrame({"text": ["a", "b\0c"]}).to_parquet(tmp_path / "y.parquet")
+    with pytest.raises(ValueError, match=r"y.parquet is not UTF-8 .* in row 1: convert"):
         load_corpus(tmp_path / "y.parquet")
     pd.DataFrame({"text": [1, 2]}).to_parquet(tmp_path / "y.parquet")
     with pytest.raises(ValueError, match=r"y.parquet is empty in row 0"):
@@ -141,6 +152,54 @@ def test_bad_files(tmp_path):
         load_corpus(tmp_path / "void")
     with pytest.raises(ValueError, match="at least 1"):
         load_corpus("kjv", limit=0)
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\n \t"])
+@pytest.mark.parametrize("kind", ["txt", "parquet"])
+def test_line_ends_are_those_of_paragraphs_whatever_they_were(tmp_path, story, end, kind):
+    """Six Bible books with CRLF had 6 paragraphs for 211."""
+    expected = load_corpus(story)
+    (tmp_path / "other").mkdir()
+    table = expected.table.assign(text=[text.replace("\n", end) for text in expected.texts])
+    if kind == "parquet":
+        table.to_parquet(tmp_path / "other" / "books.parquet")
+    else:
+        for title, text in zip(table["short_book_title"], table["text"], strict=True):
+            (tmp_path / "other" / f"{title}.txt").write_bytes(text.encode())
+    other = load_corpus(tmp_path / "other")
+    plain = [text.replace("\n \t\n", "\n\n") for text in other.texts]
+    assert [token_files.paragraph_starts(text).size for text in other.texts] == [30, 60, 90, 120]
+    if end != "\n \t":
+        assert plain == expected.texts and other.fingerprint == expected.fingerprint
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".ipynb_checkpoints/book1-checkpoint.txt",
+        "__MACOSX/._book1.txt",
+        ".git/x.txt",
+        "._book1.txt",
+        "~$book1.txt",
+        "part/README.txt",
+        "LICENSE.txt",
+    ],
+)
+def test_what_no_person_calls_a_document_is_none(story, name):
+    before = fingerprint(story)
+    (story / name).parent.mkdir(exist_ok=True)
+    shutil.copy(story / "book1.txt", story / name)
+    assert load_corpus(story).titles == ["book0", "book1", "book2", "book3"]
+    assert fingerprint(story) == before
+
+
+def test_equal_documents_are_reported(story):
+    shutil.copy(story / "book1.txt", story / "copy.txt")
+    text = (story / "book2.txt").read_text()
+    (story / "dos.txt").write_bytes(text.replace("\n", "\r\n").encode())
+    with pytest.warns(UserWarning, match="equal documents .*'book1' and 'copy'.*partner") as told:
+        assert len(load_corpus(story).table) == 6
+    assert "'book2' and 'dos'" in str(told[0].message)
 
 
 def test_archived_table(tmp_path, monkeypatch):
@@ -182,7 +241,7 @@ def test_novels_are_rebuilt_from_their_archive(monkeypatch):
     }
     monkeypatch.setattr(archives, "_download", lambda name: zipped(files))
     texts = ["Café au lait.\n\nEnd.", "It was an uncertain spring.\n\nThe weather"]
-    with pytest.raises(ValueError, match="is not the pinned corpus"):
+    with pytest.raises(ValueError, match="other texts than the corpus.*as a corpus of its own"):
         load_corpus("english-novels-100")
     pinned = archives.Archive("a/b", "143e601", "-", archives.fingerprint_texts(texts))
     monkeypatch.setitem(archives.ARCHIVES, "english-novels-100", pinned)
@@ -201,14 +260,24 @@ def test_eltec_is_rebuilt_and_says_when_it_has_moved(monkeypatch):
     found = {f"ELTeC-fra-main/level1/{stem}.xml": TEI_BOOK for stem in listed["eltec-fra"]}
     found["ELTeC-fra-main/level1/FRA99999_New.xml"] = TEI_BOOK
     monkeypatch.setattr(archives, "_download", lambda name: zipped(found))
-    with pytest.warns(UserWarning, match="other texts than the corpus of the recorded results"):
-        french = load_corpus("eltec-fra")
-    assert len(french.table) == 100 and set(french.texts) == {"I\n\nUn deux trois.\n\nVers"}
+    with pytest.raises(ValueError, match="other texts than the corpus of the recorded results"):
+        load_corpus("eltec-fra")
+    texts = ["I\n\nUn deux trois.\n\nVers"] * 100
+    pinned = archives.Archive("a/b", "HEAD", "-", archives.fingerprint_texts(texts))
+    monkeypatch.setitem(archives.ARCHIVES, "eltec-fra", pinned)
+    french = load_corpus("eltec-fra")
+    assert french.texts == texts and french.fingerprint == pinned.texts
     assert french.table.iloc[0, :4].tolist() == ["Le Livre", "Auteur, Une", 1887, "fra"]
-    assert french.fingerprint != fingerprint("eltec-fra")
     del found["ELTeC-fra-main/level1/FRA00101_Adam.xml"]
-    archives.write_atomic(files.cache_dir() / "corpora" / "eltec_fra.parquet", b"").unlink()
+    [kept] = (files.cache_dir() / "corpora").glob("eltec_fra-*.parquet")
+    kept.write_bytes(kept.read_bytes()[:-1])  # what is damaged is made again
     with pytest.raises(ValueError, match="no longer has FRA00101_Adam"):
+        load_corpus("eltec-fra")
+
+
+def test_a_damaged_archive_is_named(monkeypatch):
+    monkeypatch.setattr(archives, "_download", lambda name: zipped({"x": "y"})[:-9])
+    with pytest.raises(files.DamagedFile, match="gave is damaged .*: remove .*downloads"):
         load_corpus("eltec-fra")
 
 
@@ -281,6 +350,17 @@ def test_damaged_tokens_are_refused_and_made_anew_when_removed(story):
         corpus.tokens(words)
     shutil.rmtree(file.parent)
     np.testing.assert_array_equal(np.concatenate(corpus.tokens(words)), expected)
+
+
+def test_other_titles_make_other_tokens(story):
+    """The texts are the same, but not whose they are: held-out books are drawn by titles."""
+    corpus = load_corpus(story)
+    table = corpus.table.assign(author=["a", "b", "c", "d"])
+    folders = set()
+    for other in (corpus, corpora.Corpus("x", table, corpus.fingerprint)):
+        other.tokens(Words())
+        folders = set((files.cache_dir() / "tokens").glob("*/tokens.bin"))
+    assert len(folders) == 2
 
 
 def test_windows(story):

@@ -6,8 +6,9 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import library, words
+from helpers import flip, library, words
 
+from l2m.files import DamagedFile, digest
 from l2m.language_models.models import load_tokenizer
 from l2m.text import token_files
 from l2m.text.corpora import token_file
@@ -111,18 +112,74 @@ def test_a_stopped_run_goes_on_with_the_next_book(tmp_path, tokenizer, monkeypat
     assert file.manifest == whole.manifest
 
 
-@pytest.mark.parametrize("name", ["tokens.bin", "paragraphs.bin"])
+@pytest.mark.parametrize("name", ["tokens.bin", "paragraphs.bin", "manifest.json"])
 def test_a_damaged_file_is_named(tmp_path, tokenizer, name):
     library(tmp_path / "books")
     folder = token_file([tmp_path / "books"], tokenizer).folder
-    data = bytearray((folder / name).read_bytes())
-    data[3] ^= 1
-    (folder / name).write_bytes(data)
-    with pytest.raises(RuntimeError, match=f"{re.escape(name)} is damaged.*remove"):
-        token_file([tmp_path / "books"], tokenizer)
+    size = (folder / name).stat().st_size
+    for place in range(0, size, size // 40):
+        whole = flip(folder / name, place)
+        with pytest.raises(DamagedFile, match=f"{re.escape(name)} is .*remove .*made again"):
+            token_file([tmp_path / "books"], tokenizer)
+        (folder / name).write_bytes(whole)
+    token_file([tmp_path / "books"], tokenizer)
     (folder / "manifest.json").unlink()
     with pytest.raises(FileNotFoundError, match="no token file"):
         open_tokens(folder)
+
+
+@pytest.mark.parametrize("name", ["books.jsonl", "tokens.bin", "paragraphs.bin"])
+def test_what_a_stopped_run_left_is_checked_before_it_goes_on(tmp_path, tokenizer, name):
+    library(tmp_path / "books")
+    whole = token_file([tmp_path / "books"], tokenizer)
+    partial = whole.folder.with_suffix(".partial")
+    expected = {file: (whole.folder / file).read_bytes() for file in whole.manifest["sha256"]}
+    lines = [json.dumps([book, digest(book)]) + "\n" for book in whole.manifest["books"]]
+    whole.folder.rename(partial)
+    (partial / "manifest.json").unlink()
+    (partial / "books.jsonl").write_text("".join(lines[:5]))
+    flip(partial / name, (partial / name).stat().st_size // 3)
+    again = token_file([tmp_path / "books"], tokenizer)
+    assert again.manifest == whole.manifest
+    assert {file: (again.folder / file).read_bytes() for file in expected} == expected
+
+
+def test_titles_and_authors_are_part_of_what_is_read(tmp_path, tokenizer):
+    library(tmp_path / "books", books=12)
+    before = token_file([tmp_path / "books"], tokenizer)
+    for file in (tmp_path / "books").iterdir():
+        table = pd.read_parquet(file)
+        table["short_book_title"] = "new " + table["short_book_title"]
+        table.to_parquet(file)
+    after = token_file([tmp_path / "books"], tokenizer)
+    assert after.books["title"].str.startswith("new book").all()
+    assert after.sha256 == before.sha256 and after.identity != before.identity
+    assert after.folder != before.folder
+
+
+def test_a_changed_tokenizer_makes_another_file(tmp_path):
+    """The same vocabulary, but other merges: other tokens."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    library(tmp_path / "books", books=2)
+    vocabulary = {"<|endoftext|>": 0, "?": 1} | {c: i + 2 for i, c in enumerate("w0123456789 \n")}
+    vocabulary |= {"w1": 20, "w2": 21}
+    files = []
+    for merges in ([("w", "1"), ("w", "2")], [("w", "1")]):
+        backend = Tokenizer(models.BPE(vocabulary, merges, unk_token="?"))
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?")
+        files.append(token_file([tmp_path / "books"], tokenizer))
+    assert len(files[1].tokens) > len(files[0].tokens)
+
+
+def test_equal_documents_are_reported(tmp_path, tokenizer):
+    texts = library(tmp_path / "books")
+    (tmp_path / "books" / "copy.txt").write_text(texts[3])
+    with pytest.warns(
+        UserWarning, match="equal documents .'copy' and 'book 3'|'book 3' and 'copy'"
+    ):
+        token_file([tmp_path / "books"], tokenizer)
 
 
 def test_what_cannot_be_read_is_said(tmp_path, tokenizer):

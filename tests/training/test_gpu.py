@@ -68,12 +68,11 @@ def vectors(family):
 )
 def test_kernels_agree_with_the_slow_path(family, library, tmp_path, monkeypatch):
     """Those of mamba-ssm, and for Mamba our own scan, too."""
-    from l2m.training.acceleration import prepare
+    from l2m.training.acceleration import prepared
 
     monkeypatch.setattr("l2m.training.mamba_mixer.MAMBA_SSM", library)
     model, tokens = tokens_and_model(family)
     model.cuda()
-    prepare(model, compile_layers=False)
     script = (
         "import sys; sys.modules.update(mamba_ssm=None, causal_conv1d=None)\n"  # not installed
         f"sys.path[:0] = {[os.path.dirname(__file__), *sys.path]!r}\n"
@@ -82,9 +81,9 @@ def test_kernels_agree_with_the_slow_path(family, library, tmp_path, monkeypatch
     )
     subprocess.run([sys.executable, "-c", script], check=True)
     expected = torch.load(tmp_path / "x", weights_only=True)
-    torch.testing.assert_close(
-        token_values(model, tokens.cuda(), 0).cpu(), expected, rtol=1e-3, atol=2e-3
-    )
+    with prepared(model, compile_layers=False):
+        values = token_values(model, tokens.cuda(), 0).cpu()
+    torch.testing.assert_close(values, expected, rtol=1e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "mamba", pytest.param("mamba2", marks=with_library)])

@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import flip
 
 from l2m.training import networks
 from l2m.training.acceleration import flops_per_token
+from l2m.training.checkpoints import load_weights
 from l2m.training.loop import Training, evaluate_positions, train
 from l2m.training.loss import token_loss, token_values
 from l2m.training.networks import build_model
@@ -47,9 +49,9 @@ class Copying:
         return token_values(model, tokens, 0)
 
 
-def small(family):
+def small(family, seed=0):
     return build_model(
-        family, vocab_size=Copying.vocab_size, length=Copying.length, **SIZES[family]
+        family, vocab_size=Copying.vocab_size, length=Copying.length, seed=seed, **SIZES[family]
     )
 
 
@@ -82,10 +84,12 @@ def test_a_killed_run_resumes_to_the_very_same_weights(family, tmp_path):
         assert torch.equal(a, b)
     columns = ["step", "tokens", "loss", "learning_rate", "grad_norm"]
     pd.testing.assert_frame_equal(table[columns], again[columns], check_exact=True)
-    restored = small(family)
-    train(restored, Copying(fail_at=0), config, tmp_path, progress=False)  # nothing is left to do
-    batches = [Copying().batch(9, 3, slice(None), "cpu")]
-    values = [evaluate_positions(m, Copying(), batches) for m in (whole, restored)]
+    restored = small(family, seed=2)
+    assert load_weights(tmp_path, restored) == CONFIG.steps
+    values = [
+        evaluate_positions(m, Copying(), [Copying().batch(9, 3, slice(None), "cpu")])
+        for m in (whole, restored)
+    ]
     np.testing.assert_array_equal(*values)
 
 
@@ -100,22 +104,102 @@ def test_a_deadline_stops_at_a_checkpoint_and_a_watch_is_asked(tmp_path):
     assert table.loc[table.watched.notna(), "step"].tolist() == [3, 6]
 
 
-def test_a_damaged_checkpoint_is_passed_over(tmp_path):
+@pytest.mark.parametrize("place", [0, 20, -100], ids=["length", "header", "tensors"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, place):
     config = Training(**{**vars(CONFIG), "save_every": 2})
     table = train(small("gpt2"), Copying(), config, tmp_path, progress=False)
-    last = max(tmp_path.iterdir())
-    last.write_bytes(last.read_bytes()[:-100])
-    with pytest.warns(UserWarning, match="step-00000006.safetensors is damaged"):
-        again = train(small("gpt2"), Copying(), config, tmp_path, progress=False)
+    before, last = sorted(tmp_path.iterdir())
+    flip(last, place)
+    model = small("gpt2", seed=1)
+    with pytest.warns(UserWarning, match="step-00000006-.* is damaged; going on without"):
+        assert load_weights(tmp_path, model) == 4
+    resumed = small("gpt2")
+    with pytest.warns(UserWarning, match="step-00000006-.* is damaged; going on without"):
+        again = train(resumed, Copying(), config, tmp_path, progress=False)
     assert again.loss.tolist() == table.loss.tolist()
-    assert len(list(tmp_path.glob("*"))) == 2
+    assert before in tmp_path.iterdir() and last not in tmp_path.iterdir()
+    assert load_weights(tmp_path, model) == 6
+    assert all(map(torch.equal, model.parameters(), resumed.parameters()))
 
 
-def test_a_folder_of_another_run_is_refused(tmp_path):
+@pytest.mark.filterwarnings("ignore:step-0000000.* is damaged")
+def test_of_damaged_checkpoints_nothing_is_taken_and_later_ones_are_kept(tmp_path):
+    config = Training(**{**vars(CONFIG), "save_every": 2})
+    table = train(small("gpt2"), Copying(), config, tmp_path, progress=False)
+    for file in tmp_path.iterdir():
+        flip(file, -100)
+    with pytest.raises(FileNotFoundError, match="no intact checkpoint"):
+        load_weights(tmp_path, small("gpt2"))
+    with pytest.raises(KeyboardInterrupt):  # begun anew, from weights that nothing has touched
+        train(small("gpt2"), Copying(fail_at=3), config, tmp_path, progress=False)
+    assert load_weights(tmp_path, small("gpt2")) == 2
+    again = train(small("gpt2"), Copying(fail_at=1), config, tmp_path, progress=False)
+    assert again.loss.tolist() == table.loss.tolist()
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
     train(small("gpt2"), Copying(), CONFIG, tmp_path, progress=False)
-    other = Training(**{**vars(CONFIG), "learning_rate": 1e-3})
-    with pytest.raises(RuntimeError, match="another run .differs in learning_rate."):
-        train(small("gpt2"), Copying(), other, tmp_path, progress=False)
+    deeper = build_model("gpt2", vocab_size=7, length=12, layers=3, width=16)
+    narrow = build_model("gpt2", vocab_size=7, length=12, layers=1, width=16)
+    for model in (deeper, narrow):
+        with pytest.raises(ValueError, match="is of another model .differs in .*h[.].*build the"):
+            load_weights(tmp_path, model)
+
+
+class Shifting(Copying):
+    """Another family of data."""
+
+    def about(self):
+        return {"task": "shifting", "seed": self.seed}
+
+
+class Nameless:
+    """Data that do not say what they are."""
+
+    length, batch, loss = Copying.length, Copying.batch, Copying.loss
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "change", "differing"),
+    [
+        ("gpt2", Copying(seed=6), {}, "seed"),
+        ("gpt2", Shifting(), {}, "task"),
+        ("gpt2 from other weights", Copying(), {}, "sha256"),
+        ("mamba", Copying(), {}, ".*model_type.*"),
+        ("gpt2", Copying(), {"learning_rate": 1e-3}, "learning_rate"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused(tmp_path, model, task, change, differing):
+    train(small("gpt2"), Copying(), CONFIG, tmp_path, progress=False)
+    family, *other = model.split()
+    config = Training(**{**vars(CONFIG), **change})
+    with pytest.raises(RuntimeError, match=f"another run .differs in {differing}."):
+        train(small(family, seed=len(other)), task, config, tmp_path, progress=False)
+
+
+def test_a_task_must_name_itself_to_be_kept(tmp_path):
+    with pytest.raises(TypeError, match="Nameless cannot say what identifies its data: give it"):
+        train(small("gpt2"), Nameless(), CONFIG, tmp_path, progress=False)
+
+
+def test_a_trained_model_still_sees_its_mask():
+    """While it trains it attends without one; what padding holds must not matter afterwards."""
+    model = small("gpt2")
+    train(model, Copying(), CONFIG, progress=False)
+    mask = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1]])
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    ids = torch.tensor([[0, 0, 0, 1, 2, 3, 4, 5], [6, 5, 4, 1, 2, 3, 4, 5]])
+    logits = model(ids, attention_mask=mask.expand(2, -1), position_ids=places).logits[:, 3:]
+    torch.testing.assert_close(logits[0], logits[1])
+
+
+def test_losses_that_are_not_finite_are_refused():
+    model, task = small("gpt2"), Copying()
+    batch = task.batch(0, 3, slice(None), "cpu")
+    with torch.no_grad():
+        model.transformer.wpe.weight[4] = float("nan")
+    with pytest.raises(RuntimeError, match="the loss of sequence 0 at position 0 is nan"):
+        evaluate_positions(model, task, [batch], "fp32")
 
 
 def test_the_loss_falls_to_what_cannot_be_known():
@@ -141,17 +225,17 @@ def test_parts_of_a_batch_add_up_to_the_batch():
 def test_two_processes_train_as_one(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(
-        "import os, sys; sys.path[:0] = sys.argv[1:3]\n"
+        "import os, sys; sys.path[:0] = sys.argv[1:4]\n"
         "import torch; torch.set_num_threads(1)\n"
         "from test_loop import CONFIG, Copying, small, train\n"
         "table = train(small('gpt2'), Copying(), CONFIG, device='cpu', progress=False)\n"
-        "if int(os.environ.get('RANK', 0)) == 0: table.to_parquet(sys.argv[3])\n"
+        "if int(os.environ.get('RANK', 0)) == 0: table.to_parquet(sys.argv[4])\n"
     )
     here = os.path.dirname(__file__)
     root = os.path.dirname(os.path.dirname(here))
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = [str(script), root, here, str(tmp_path / "two.parquet")]
+    arguments = [str(script), root, here, os.path.dirname(here), str(tmp_path / "two.parquet")]
     subprocess.run([*torchrun, *arguments], check=True, env=environment, timeout=120)
     one = train(small("gpt2"), Copying(), CONFIG, device="cpu", progress=False)
     two = pd.read_parquet(tmp_path / "two.parquet")

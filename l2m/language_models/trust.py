@@ -1,0 +1,195 @@
+"""When a model is trusted: what it says of the past does not depend on the future, and is finite.
+
+And when a way to score it is: it agrees with whole passes through the model's own forward, on
+windows spread over the run and on made-up ones that hold every token of the run.
+"""
+
+import inspect
+import warnings
+from collections import defaultdict
+
+import numpy as np
+import torch
+from torch.nn.functional import pad
+
+from l2m.language_models import likelihood
+from l2m.language_models.likelihood import packed, prefix, whole
+
+TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "bfloat16": 0.05, "float16": 0.01}  # nats per token
+NEAR = 64  # tokens before a change that are looked at
+FAULTS = RuntimeError, TypeError, ValueError, AttributeError, KeyError  # of a forward that differs
+
+
+class UntrustedModel(RuntimeError):
+    """A model that is not causal, or whose scores are not finite; the message says why."""
+
+
+def require_causal(model, window, bos) -> None:
+    """UntrustedModel unless tokens of a window (1, T) cost the same whatever comes after them."""
+    name, cure = type(model).__name__, "take a causal language model"
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UntrustedModel(
+            f"{name} is an encoder with a decoder, which predicts an answer, not the text: {cure}"
+        )
+    cut = window.shape[1] - max(2, window.shape[1] // 4)  # the last token of all is never read
+    if cut < 1:
+        return
+    ids = torch.cat([window[0], window.new_tensor([bos])]).unique()
+    changed = ids.roll(1)[torch.searchsorted(ids, window[:, cut:])]
+    both = torch.cat([window, torch.cat([window[:, :cut], changed], 1)])
+    try:
+        log_q = plain_log_q(model, both, np.arange(max(0, cut - NEAR), cut), bos)
+    except torch.OutOfMemoryError:
+        raise
+    except FAULTS as error:
+        raise UntrustedModel(f"{name} does not predict a text ({error}): {cure}") from error
+    moved = _largest(model, (log_q[0] - log_q[1]).abs(), log_q[0])
+    if moved > TOLERANCE[_dtype(model)]:
+        raise UntrustedModel(
+            f"{name} is not causal (when the end of a window changes, log q of tokens before it "
+            f"moves by {moved:.2g} nats): {'call model.eval()' if model.training else cure}"
+        )
+
+
+def require_finite(model, values: dict, rows, windows, partners, n: int) -> None:
+    """UntrustedModel, naming window, token and cure, if any log-likelihood is not finite.
+
+    `values`, `windows` (b, T) and `partners` (k, b, T) as in `likelihood`; `rows` are the windows'
+    numbers, those of made-up ones from `n` on.
+    """
+    for (kind, *which), log_q in values.items():
+        finite = torch.isfinite(log_q)
+        if finite.all():
+            continue
+        row, at = (~finite).nonzero()[0].tolist()
+        place = at + (which[0] if which else 0)
+        token = (partners[which[1]] if kind == "shuffled" else windows)[row, place]
+        tensors = [n for n, x in model.named_parameters() if not (x.is_meta or x.isfinite().all())]
+        cure = "pass dtype='float32', or take another model"
+        if tensors:
+            cure = f"its weights {', '.join(tensors[:3])} are not, so fetch it anew"
+        elif _dtype(model) == "float16":
+            cure = "float16 ends at 65,504, so pass dtype='bfloat16'"
+        window = f"window {rows[row]}" if rows[row] < n else "a window made up of all tokens"
+        raise UntrustedModel(
+            f"log q of token {place} (id {token}) of {window} ({kind}) is "
+            f"{float(log_q[row, at])} under {type(model).__name__}, not finite: {cure}"
+        )
+
+
+def made_up(windows, checked, most: int) -> np.ndarray:
+    """At most so many windows (m, T) of tokens that the checked ones of (n, T) lack, rare first.
+
+    The naive twin need not be asked about all windows to notice what goes wrong at a token.
+    """
+    tokens, counts = np.unique(windows, return_counts=True)
+    new = ~np.isin(tokens, windows[checked])
+    tokens, length = tokens[new][np.argsort(counts[new], kind="stable")], windows.shape[1]
+    size = min(most, -(-len(tokens) // length)) * length
+    return np.random.default_rng(0).permutation(np.resize(tokens, size)).reshape(-1, length)
+
+
+def exact_way(model, method, batch, pieces, length, bos):
+    """The named way, or the first of packed, prefix, whole that agrees with whole passes.
+
+    `batch(way, rows)` gives values, windows and partners of `rows`, those of each of `pieces`, none
+    of which means no check; `length` is T.
+    """
+    ways = {way.__name__: way for way in (packed, prefix, whole)}
+    if method not in ("auto", *ways):
+        raise ValueError(f"unknown method {method!r}: 'packed', 'prefix', 'whole' or 'auto'")
+    by_length = _turns_by_length(model.config, length)
+    if by_length and method in ("packed", "prefix"):
+        raise ValueError(
+            f"{type(model).__name__} turns long sequences by other angles than short ones, which "
+            f"{method!r} cannot: pass method='whole'"
+        )
+    stateful = getattr(model, "_is_stateful", False) or not model._supports_attention_backend
+    if method != "auto":
+        ways = {method: ways[method]}
+    elif by_length:
+        ways = {"whole": whole}
+    elif stateful:  # a recurrent state cannot be packed, nor attention that we cannot replace
+        del ways["packed"]
+    ways = list(ways.values())
+    if not pieces:  # prefix reuse is not taken unchecked, unless it was asked for
+        return ways[-1] if method == "auto" and ways[0] is prefix else ways[0]
+    tolerance = TOLERANCE[_dtype(model)]
+    for way in ways:
+        try:
+            difference = disagreement(model, (batch(way, rows) for rows in pieces), bos)
+            problem = f"differs from whole passes by {difference:.2g} nats per token"
+        except (torch.OutOfMemoryError, UntrustedModel):
+            raise
+        except FAULTS as error:
+            difference, problem = np.inf, f"failed ({error})"
+        if difference <= tolerance:
+            return way
+        if way is not ways[-1]:
+            warnings.warn(f"{way.__name__} scoring {problem}; trying another way", stacklevel=3)
+    cure = "report this model family"
+    if method != "auto":
+        cure = f"pass method='auto' to let another way be tried, or {cure}"
+    raise RuntimeError(
+        f"{way.__name__} scoring of {type(model).__name__} {problem}, more than {tolerance}: {cure}"
+    )
+
+
+def disagreement(model, batches, bos) -> float:
+    """Largest difference, nats per token, from whole passes through the model's own forward.
+
+    Each value of a batch is compared with an unpacked sequence scored by `model(...)` itself, head
+    and all, at positions few enough that the logits stay within `LOGITS_BYTES`; of the kinds of
+    value (joint, marginal, shuffled) the one that differs most counts.
+    """
+    found = defaultdict(list)
+    for values, windows, partners in batches:
+        head = model.get_output_embeddings().weight
+        budget = likelihood.LOGITS_BYTES // (4 * len(windows) * head.shape[0])
+        for (kind, *which), got in values.items():
+            m, split = got.shape[1], which[0] if which else 0
+            tokens = windows[:, split : split + m]
+            if kind == "shuffled":
+                partner = partners[which[1]][:, split : split + m]
+                tokens = torch.cat([windows[:, :split], partner], 1)
+            first, last = tokens.shape[1] - m, tokens.shape[1] - 1
+            at = np.unique(np.linspace(first, last, max(1, min(m, budget))).astype(int))
+            expected = plain_log_q(model, tokens, at, bos)
+            difference = (expected - got[:, at - first]).abs()
+            found[kind].append(torch.stack([difference, expected]).flatten(1))
+    return max(_largest(model, *torch.cat(parts, 1)) for parts in found.values())
+
+
+def plain_log_q(model, tokens, at, bos):
+    """log q of the tokens (b, t) at some places, (b, len(at)), by the model's own forward: nats."""
+    inputs = pad(tokens[:, :-1], (1, 0), value=bos)
+    at = torch.as_tensor(at, device=tokens.device)
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        logits = model(inputs, use_cache=False, logits_to_keep=at).logits
+    else:
+        logits = model(inputs, use_cache=False).logits[:, at]
+    return logits.float().log_softmax(-1).gather(2, tokens[:, at, None])[..., 0]
+
+
+def _largest(model, difference, log_q) -> float:
+    """The largest difference of log-likelihoods from `log_q`.
+
+    In bf16 and fp16 rounding alone moves single tokens: there it is the mean, unless a token is off
+    by more than half of 1 + |log q|.
+    """
+    if _dtype(model) in ("float32", "float64"):
+        return float(difference.max())
+    far = difference[difference > (1 - log_q) / 2]
+    return float(far.max() if len(far) else difference.mean())
+
+
+def _turns_by_length(config, length) -> bool:
+    """Whether rotary angles of a sequence of so many tokens are others than of a short one's."""
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+    kinds = [kind for kind in kinds if kind.get("rope_type") == "longrope"]
+    return any(length > kind["original_max_position_embeddings"] for kind in kinds)
+
+
+def _dtype(model) -> str:
+    return str(model.dtype).removeprefix("torch.")
