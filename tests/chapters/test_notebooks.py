@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from itertools import pairwise
 
 import nbformat
@@ -150,6 +151,13 @@ def test_it_runs_at_its_smallest(path, tmp_path, monkeypatch):
     for cell in code_cells(executed):
         for output in cell.outputs:
             assert output.get("name") != "stderr", output.text
+
+
+def test_without_the_module_a_chapter_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "l2m.chapters.parameters", None)
+    with pytest.raises(ModuleNotFoundError, match="on Colab with `!git clone URL`") as caught:
+        exec(INSTALL, {})
+    assert caught.value.__suppress_context__ and "\n" not in str(caught.value)
 
 
 def test_every_claim_of_the_paper_is_answered():
