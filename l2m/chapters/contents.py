@@ -113,9 +113,9 @@ def claims_page() -> str:
 
 _CLAIMS_PAGE = """# Claim by claim
 
-What [Chen et al. 2025](references.md#chen-et-al-2025) claim, and what came out here. The chapters
-wrote this page when they ran: every number of ours is taken from the executed chapter itself.
-*Open* means that nothing here speaks for or against the claim yet.
+What [Chen et al. 2025](references.md#chen-et-al-2025) claim, and what came out here. This page
+is made from what the chapters recorded when they ran: no number of ours is typed. *Open* means
+that nothing here speaks for or against the claim yet.
 
 {table}
 
