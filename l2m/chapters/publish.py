@@ -25,7 +25,7 @@ BUILD += ["build", ".", "-n", "-W", "--keep-going"]
 # A role, unless it stands in code: a fence, or a span between backticks.
 ROLE = re.compile(
     r"^ *(?P<fence>`{3,}|~{3,})(?s:.*?)^ *(?P=fence)"
-    r"|(?<!`)\{eval\}`(?P<expression>[^`]+)`(?!`)"
+    r"|(?<!`)\{(?P<role>[\w:-]+)\}`(?P<expression>[^`]+)`(?!`)"
     r"|(?P<span>`+)(?s:.*?)(?<!`)(?P=span)(?!`)",
     re.MULTILINE,
 )
@@ -44,7 +44,12 @@ _FOLDERS = [  # the innermost first; in a container the home may be the root, wh
 
 def expressions(source: str) -> list[str]:
     """Return the expressions whose values belong into a cell's text, in order."""
-    return [found["expression"] for found in ROLE.finditer(source) if found["expression"]]
+    return [found["expression"] for found in ROLE.finditer(source) if found["role"] == "eval"]
+
+
+def other_roles(source: str) -> list[str]:
+    """Return the other roles in a cell's text: most likely misspelt, as all else is Markdown."""
+    return [found[0] for found in ROLE.finditer(source) if found["role"] not in (None, "eval")]
 
 
 def published(source: str, values: list[str]) -> str:
@@ -53,7 +58,9 @@ def published(source: str, values: list[str]) -> str:
     A role for which there is no value stays.
     """
     rest = iter(values)
-    text = ROLE.sub(lambda found: next(rest, found[0]) if found["expression"] else found[0], source)
+    text = ROLE.sub(
+        lambda found: next(rest, found[0]) if found["role"] == "eval" else found[0], source
+    )
     return text.replace("](../book/", "](")
 
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from l2m.chapters.contents import ChapterError, book_dir, notebooks_dir, read_notebook
 from l2m.chapters.parameters import ParameterError, declared_in, find
-from l2m.chapters.publish import as_text, expressions, publish
+from l2m.chapters.publish import as_text, expressions, other_roles, publish
 from l2m.chapters.staleness import stamp
 from l2m.files import ROOT, cache_dir, write_atomic
 
@@ -222,13 +222,17 @@ def _engine() -> str:
 
     class Client(PapermillNotebookClient):
         def execute_cell(self, cell, cell_index, **options):
-            if cell.cell_type == "markdown" and (wanted := expressions(cell.source)):
-                asked = {str(i): expression for i, expression in enumerate(wanted)}
-                message = self.kc.execute("", store_history=False, user_expressions=asked)
-                found = self.wait_for_reply(message)["content"]["user_expressions"]
-                values = [_value(cell_index, e, found[i]) for i, e in asked.items()]
-                cell.metadata["eval"] = [list(pair) for pair in zip(wanted, values, strict=True)]
-            return super().execute_cell(cell, cell_index, **options)
+            if cell.cell_type != "markdown":
+                return super().execute_cell(cell, cell_index, **options)
+            try:
+                if other := other_roles(cell.source):
+                    raise ValueError(f"{other[0]} in its text has another role than `eval`")
+                if wanted := expressions(cell.source):
+                    values = [_value(self, expression) for expression in wanted]
+                    cell.metadata["eval"] = [[*pair] for pair in zip(wanted, values, strict=True)]
+            except ValueError as error:
+                raise _NoValue(f"cell {cell_index} failed: {error}") from None
+            return cell
 
     class Engine(NBClientEngine):
         @classmethod
@@ -240,15 +244,17 @@ def _engine() -> str:
     return "l2m"
 
 
-def _value(cell_index: int, expression: str, reply: dict) -> str:
-    """Return the value of an expression in prose, as text; _NoValue when it has none."""
+def _value(client, expression: str) -> str:
+    """Return the value of an expression in prose, as text; ValueError when it has none."""
+    message = client.kc.execute("", store_history=False, user_expressions={"value": expression})
+    reply = client.wait_for_reply(message)["content"]["user_expressions"]["value"]
     try:
         if reply["status"] == "ok":
             return as_text(reply["data"]["text/plain"])
         why = f"{reply['ename']}: {reply['evalue']}"
     except ValueError as error:
         why = str(error)
-    raise _NoValue(f"cell {cell_index} failed: {{eval}}`{expression}` in its text: {why}")
+    raise ValueError(f"{{eval}}`{expression}` in its text: {why}")
 
 
 def _explain(error) -> str:

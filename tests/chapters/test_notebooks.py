@@ -10,7 +10,7 @@ import pytest
 
 from l2m.chapters.contents import CLAIMS
 from l2m.chapters.parameters import declared_in
-from l2m.chapters.publish import ROLE
+from l2m.chapters.publish import other_roles
 from l2m.chapters.run import plan, run_all
 from l2m.files import ROOT
 
@@ -107,8 +107,7 @@ def test_the_text_reads_without_a_renderer(notebook):
     for text in texts(notebook):
         assert not re.search(r"^`{3,}\{", text, re.MULTILINE), "directives are colon fences"
         assert not re.search(r"^\([\w-]+\)=$", text, re.MULTILINE), "a figure's name is its label"
-        roles = re.findall(r"\{([\w:]+)\}`", ROLE.sub("", text))
-        assert roles == [], "all that is no number is a plain link"
+        assert other_roles(text) == [], "all that is no number is a plain link"
         assert "[](" not in text
 
 

@@ -70,6 +70,8 @@ def test_a_role_in_code_is_no_role():
     assert expressions(IN_CODE) == []
     assert published(IN_CODE, []) == IN_CODE
     assert expressions(IN_A_DIRECTIVE) == ['f"{b:.2f}"', 'c["d"]']
+    assert other_roles(IN_CODE + IN_A_DIRECTIVE) == []
+    assert other_roles("{evla}`x`, {eval}`x`, `{cite}`") == ["{evla}`x`"]
     assert expressions(IN_CODE + IN_A_DIRECTIVE + IN_CODE) == expressions(IN_A_DIRECTIVE)
 
 

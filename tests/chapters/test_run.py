@@ -87,6 +87,7 @@ def test_numbers_in_text_are_computed_where_they_stand(project):
     [
         ("{eval}`shrae`", "{eval}`shrae` in its text: NameError: name 'shrae' is not defined"),
         ("{eval}`''`", "{eval}`''` in its text: its value is empty"),
+        ("{evla}`share`", "{evla}`share` in its text has another role than `eval`"),
         ("{eval}`[share]`", "{eval}`[share]` in its text: its value is [0.25], and not a text"),
     ],
 )
