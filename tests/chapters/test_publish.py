@@ -10,7 +10,15 @@ from project import METADATA
 
 from l2m.chapters import publish as module
 from l2m.chapters.contents import ChapterError
-from l2m.chapters.publish import as_text, claim, claims_of, expressions, publish, published
+from l2m.chapters.publish import (
+    as_text,
+    claim,
+    claims_of,
+    expressions,
+    other_roles,
+    publish,
+    published,
+)
 from l2m.files import ROOT
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
