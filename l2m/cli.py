@@ -125,9 +125,10 @@ def build(jobs: Jobs = 1) -> int | None:
     """
     if failed := run(jobs=jobs):
         return failed
-    from l2m.chapters import calculator, publish
+    from l2m.chapters import calculator, contents, publish
 
     calculator.write()
+    contents.write_pages()
     print(f"The book is in {publish.build_pages()}")
 
 

@@ -37,12 +37,14 @@ class Project:
             key: value for key, value in os.environ.items() if not key.startswith("L2M_")
         } | {"PYTHONPATH": str(root)}
 
-    def chapter(self, name, *cells):
+    def chapter(self, name, *cells, text=""):
+        """Write a chapter of these code cells, and of a last one with `text`."""
         sources = [
             new_markdown_cell(f"# {name}"),
             new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
             *map(new_code_cell, (CHECK, *cells)),
         ]
+        sources += [new_markdown_cell(text)] if text else []
         notebook = new_notebook(cells=sources, metadata=METADATA)
         nbformat.write(notebook, self.root / "notebooks" / f"{name}.ipynb")
 

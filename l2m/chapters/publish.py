@@ -1,12 +1,20 @@
-"""What is published: executed chapters, without what belongs to the machine; and the pages."""
+"""What is published of an executed chapter: its numbers as text, and nothing of the machine.
 
+In a chapter's source a number in prose is an expression, MyST's role ``eval``, which JupyterLab
+computes in the kernel. In the published copy its value stands in its place, so that the text can be
+read anywhere; expression and value are kept in the cell's metadata. What a chapter says of the
+paper's claims is kept in ``results/``, for the pages that say it again.
+"""
+
+import ast
+import json
 import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from l2m.chapters.contents import ChapterError
+from l2m.chapters.contents import CLAIMS, ChapterError, book_dir, claims_file
 from l2m.files import ROOT, write_atomic
 
 MAX_BYTES = 2_000_000  # of an executed notebook
@@ -14,6 +22,13 @@ MAX_BYTES = 2_000_000  # of an executed notebook
 BUILD = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
 BUILD += ["build", ".", "-n", "-W", "--keep-going"]
 
+# A role, unless it stands in code: a fence, or a span between backticks.
+ROLE = re.compile(
+    r"^ *(?P<fence>`{3,}|~{3,})(?s:.*?)^ *(?P=fence)"
+    r"|(?<!`)\{(?P<role>[\w:-]+)\}`(?P<expression>[^`]+)`(?!`)"
+    r"|(?P<span>`+)(?s:.*?)(?<!`)(?P=span)(?!`)",
+    re.MULTILINE,
+)
 _WIDGET = "application/vnd.jupyter.widget-view+json"  # shows nothing without its kernel
 _FOLDERS = [  # the innermost first; in a container the home may be the root, which stays
     (str(folder), name)
@@ -27,21 +42,93 @@ _FOLDERS = [  # the innermost first; in a container the home may be the root, wh
 ]
 
 
+def expressions(source: str) -> list[str]:
+    """Return the expressions whose values belong into a cell's text, in order."""
+    return [found["expression"] for found in ROLE.finditer(source) if found["role"] == "eval"]
+
+
+def other_roles(source: str) -> list[str]:
+    """Return the other roles in a cell's text: most likely misspelt, as all else is Markdown."""
+    return [found[0] for found in ROLE.finditer(source) if found["role"] not in (None, "eval")]
+
+
+def published(source: str, values: list[str]) -> str:
+    """Return the text of a cell as it is published: values in place, links from where book/ is.
+
+    A role for which there is no value stays.
+    """
+    rest = iter(values)
+    text = ROLE.sub(
+        lambda found: next(rest, found[0]) if found["role"] == "eval" else found[0], source
+    )
+    return text.replace("](../book/", "](")
+
+
+def as_text(shown: str) -> str:
+    """Return a value as text for prose, from what a kernel shows of it: a string or a number.
+
+    ValueError for anything else, such as NumPy's scalars, and for an empty string.
+    """
+    try:
+        value = ast.literal_eval(shown)
+    except (ValueError, SyntaxError):
+        value = None
+    if not isinstance(value, str | int | float):
+        raise ValueError(f'its value is {shown[:100]}, and not a text such as f"{{x:.2f}}" makes')
+    if not str(value).strip():
+        raise ValueError("its value is empty")
+    return re.sub(r"([\\`*_\[\]<>$|&])", r"\\\1", str(value).strip())  # nothing is markup
+
+
+def claim(id: str, *, paper: str, ours: str, condition: str, verdict: str, reason: str) -> None:
+    """Say in a chapter what came out of one of the paper's claims.
+
+    A run of the published chapter keeps it in ``results/``; in any other kernel it is only shown.
+    ValueError for an unknown `id`, or an empty text.
+
+    Parameters
+    ----------
+    paper, ours : the paper's number, and the one found here with its interval.
+    condition : under which ours holds: the data, the model, the lengths.
+    verdict : in a word or two, such as "reproduced" or "in part".
+    reason : for it, in one sentence.
+    """
+    from IPython.display import display
+
+    said = {"paper": paper, "ours": ours, "condition": condition}
+    said = {"id": id} | said | {"verdict": verdict, "reason": reason}
+    if id not in CLAIMS:
+        raise ValueError(f"No claim {id!r}: they are {', '.join(CLAIMS)}.")
+    if empty := [name for name, text in said.items() if not text.strip()]:
+        raise ValueError(f"Claim {id} has no text for {', '.join(empty)}.")
+    display({"text/plain": f"{id}, {verdict}: {reason}"}, metadata={"claim": said}, raw=True)
+
+
+def claims_of(executed) -> str:
+    """Return the claims that an executed chapter made, as the text of their file; empty if none."""
+    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+    claims = [o.metadata["claim"] for o in outputs if "claim" in o.get("metadata", {})]
+    return json.dumps(claims, indent=1, sort_keys=True, ensure_ascii=False) + "\n" if claims else ""
+
+
 def publish(executed, source, info: dict, path: Path) -> Path:
     """Clean an executed notebook, stamp it with `info` and write it whole or not at all.
 
     `executed` is what papermill made, changed in place; it gets the metadata of `source`, the
-    chapter, instead of papermill's, and `info` under ``l2m``. ChapterError when it is larger than
-    what a code host shows well.
+    chapter, instead of papermill's, and `info` under ``l2m``. For a `path` in ``book/`` its claims
+    are written, too. ChapterError when it is larger than what a code host shows well.
     """
     import nbformat
 
     originals = {cell.id: cell for cell in source.cells}
     for cell in executed.cells:
+        values = cell.metadata.get("eval", [])  # of a run's engine
         if cell.id in originals:
-            cell.metadata = originals[cell.id].metadata
+            cell.metadata = originals[cell.id].metadata | ({"eval": values} if values else {})
         else:  # papermill's injected parameters
             cell.metadata = {"tags": ["injected-parameters", "hide-cell"]}
+        if cell.cell_type == "markdown":
+            cell.source = published(cell.source, [value for _, value in values])
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if _WIDGET not in o.get("data", {})]
             for number, output in enumerate(cell.outputs):
@@ -51,6 +138,8 @@ def publish(executed, source, info: dict, path: Path) -> Path:
     size = len(text.encode())
     if size > MAX_BYTES:
         raise ChapterError(f"its outputs make {size:,} bytes; a chapter has {MAX_BYTES:,} at most.")
+    if path.parent == book_dir() and (claims := claims_of(executed)):
+        write_atomic(claims_file(path.stem), claims)
     return write_atomic(path, text)
 
 

@@ -1,9 +1,12 @@
 """Run chapters with papermill: checked before, progress while, whole or not at all after.
 
-A chapter runs into the cache folder. Only when all its cells have run is it cleaned of what belongs
-to the machine, and moved into place: a failure, Ctrl-C or a kill leaves ``book/`` alone.
+A chapter runs into the cache folder, where its time is noted, too. The numbers in its text are
+computed where they stand. Only when all its cells have run is it cleaned of what belongs to the
+machine, and moved into place: a failure, Ctrl-C or a kill leaves ``book/`` alone.
 """
 
+import functools
+import json
 import logging
 import multiprocessing
 import os
@@ -22,9 +25,9 @@ from tqdm import tqdm
 
 from l2m.chapters.contents import ChapterError, book_dir, notebooks_dir, read_notebook
 from l2m.chapters.parameters import ParameterError, declared_in, find
-from l2m.chapters.publish import publish
+from l2m.chapters.publish import as_text, expressions, other_roles, publish
 from l2m.chapters.staleness import stamp
-from l2m.files import ROOT, cache_dir
+from l2m.files import ROOT, cache_dir, write_atomic
 
 # What a run sets for its kernels: no progress bars in the outputs, the same l2m as the runner's.
 _ENVIRONMENT = {
@@ -50,6 +53,10 @@ class Job:
 
 class RunError(RuntimeError):
     """A cell of a chapter failed; the message says which, how, and where the outputs are."""
+
+
+class _NoValue(RuntimeError):
+    """An expression in a chapter's text has no value; the message says which, where and why."""
 
 
 def plan(names: list[str], given: dict[str, str], output_dir: Path | None = None) -> list[Job]:
@@ -187,17 +194,67 @@ def run_chapter(job: Job, progress_bar: bool | dict = False) -> float:
     start = time.perf_counter()
     try:
         executed = papermill.execute_notebook(
-            path, kept, job.given, cwd=path.parent, progress_bar=progress_bar
+            path,
+            kept,
+            job.given,
+            engine_name=_engine(),
+            cwd=path.parent,
+            progress_bar=progress_bar,
         )
-    except papermill.PapermillExecutionError as error:
-        raise RunError(f"{_explain(error)}\n  What ran is kept in {_short(kept)}") from None
+    except (papermill.PapermillExecutionError, _NoValue) as error:
+        said = str(error) if isinstance(error, _NoValue) else _explain(error)
+        raise RunError(f"{said}\n  What ran is kept in {_short(kept)}") from None
     except DeadKernelError:
         raise RunError("the kernel died, most likely for lack of memory.") from None
     seconds = time.perf_counter() - start
     info["results"] = stamp(job.chapter, source, job.given)["results"]  # recorded by this very run
-    publish(executed, source, info | {"seconds": round(seconds)}, job.output)
+    publish(executed, source, info, job.output)
     kept.unlink(missing_ok=True)
+    write_atomic(kept.with_suffix(".json"), json.dumps({"seconds": round(seconds, 1)}) + "\n")
     return seconds
+
+
+@functools.cache
+def _engine() -> str:
+    """Register the engine that also computes the expressions in prose; return its name."""
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class Client(PapermillNotebookClient):
+        def execute_cell(self, cell, cell_index, **options):
+            if cell.cell_type != "markdown":
+                return super().execute_cell(cell, cell_index, **options)
+            try:
+                if other := other_roles(cell.source):
+                    raise ValueError(f"{other[0]} in its text has another role than `eval`")
+                if wanted := expressions(cell.source):
+                    values = [_value(self, expression) for expression in wanted]
+                    cell.metadata["eval"] = [[*pair] for pair in zip(wanted, values, strict=True)]
+            except ValueError as error:
+                raise _NoValue(f"cell {cell_index} failed: {error}") from None
+            return cell
+
+    class Engine(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man, kernel_name, **_):
+            options = {"kernel_name": kernel_name, "timeout": None, "startup_timeout": 60}
+            return Client(nb_man, **options, log=logging.getLogger("papermill")).execute()
+
+    papermill_engines.register("l2m", Engine)
+    return "l2m"
+
+
+def _value(client, expression: str) -> str:
+    """Return the value of an expression in prose, as text; ValueError when it has none."""
+    message = client.kc.execute("", store_history=False, user_expressions={"value": expression})
+    reply = client.wait_for_reply(message)["content"]["user_expressions"]["value"]
+    try:
+        if reply["status"] == "ok":
+            return as_text(reply["data"]["text/plain"])
+        why = f"{reply['ename']}: {reply['evalue']}"
+    except ValueError as error:
+        why = str(error)
+    raise ValueError(f"{{eval}}`{expression}` in its text: {why}")
 
 
 def _explain(error) -> str:

@@ -15,8 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from l2m import _PUBLIC, __version__
-from l2m.chapters.contents import book_dir, chapters, notebooks_dir, read_notebook
+from l2m.chapters.contents import book_dir, chapters, claims_file, notebooks_dir, read_notebook
 from l2m.chapters.parameters import declared_in
+from l2m.chapters.publish import claims_of, expressions, published
 from l2m.files import ROOT, digest, sha256
 
 SHOWN = 6  # names of what has changed, in a sentence
@@ -31,6 +32,7 @@ def stamp(chapter: str, source, given: dict) -> dict:
     cells = [cell.source for cell in source.cells if cell.cell_type == "code"]
     folder = ROOT / "results"  # l2m.results would bring pandas along
     files = {f.relative_to(folder).with_suffix("").as_posix(): f for f in folder.rglob("*.json")}
+    files.pop(f"{chapter}/claims", None)  # its output
     read = [n for n in files if n.startswith(f"{chapter}/") or any(n in cell for cell in cells)]
     about = {"version": __version__, "parameters": defaults | given, "code": code_of(cells)}
     return about | {"results": {name: sha256(files[name]) for name in sorted(read)}}
@@ -53,10 +55,23 @@ def _changes(chapter: str) -> list[str]:
     now, then, changes = stamp(chapter, source, {}), executed.metadata.get("l2m", {}), []
     if not now.keys() <= then.keys():
         return ["it was not executed by this `l2m run`"]
-    kept, ran = ([(c.cell_type, c.source, c.metadata) for c in n.cells] for n in (source, executed))
-    if kept != ran:
+    ran = [(c.cell_type, c.source, c.metadata) for c in executed.cells]
+    kept = [
+        _as_published(cell, metadata.get("eval", []))
+        for cell, (_, _, metadata) in zip(source.cells, ran, strict=False)
+    ]
+    if kept != ran or len(source.cells) != len(ran):
         same = [a == b for a, b in zip(kept, ran, strict=False)]
         changes.append(f"its source differs from cell {[*same, False].index(False)} on")
+    texts = [(i, c.source) for i, c in enumerate(executed.cells) if c.cell_type == "markdown"]
+    changes += [
+        f"cell {i} shows {{eval}}`{expression}` and not its value"
+        for i, text in texts
+        for expression in expressions(text)
+    ]
+    claims = claims_file(chapter)
+    if claims_of(executed) != (claims.read_text(encoding="utf-8") if claims.exists() else ""):
+        changes.append("its claims are not those in results/")
     outputs = [(i, out) for i, cell in enumerate(executed.cells) for out in cell.get("outputs", [])]
     changes += [f"cell {i} failed" for i, output in outputs if output.output_type == "error"]
     if now["version"] != then["version"]:
@@ -72,6 +87,16 @@ def _changes(chapter: str) -> list[str]:
             names[SHOWN:] = [f"{len(names) - SHOWN} more"]
         changes += [sentence.format(", ".join(names))] if names else []
     return changes
+
+
+def _as_published(cell, evaluated: list) -> tuple:
+    """Return type, text and metadata of a source's cell as published with these values."""
+    text, metadata = cell.source, dict(cell.metadata)
+    if cell.cell_type == "markdown":
+        asked, text = expressions(text), published(text, [value for _, value in evaluated])
+        if asked:
+            metadata["eval"] = [[e, value] for e, (_, value) in zip(asked, evaluated, strict=False)]
+    return cell.cell_type, text, metadata
 
 
 def code_of(cells: list[str]) -> dict[str, str]:

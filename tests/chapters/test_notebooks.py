@@ -1,16 +1,32 @@
 """Every chapter: its source is clean, and it runs through at its smallest."""
 
 import ast
+import re
+import sys
+from itertools import pairwise
 
 import nbformat
 import pytest
 
+from l2m.chapters.contents import CLAIMS
 from l2m.chapters.parameters import declared_in
+from l2m.chapters.publish import other_roles
 from l2m.chapters.run import plan, run_all
 from l2m.files import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MAX_LINES, MAX_HIDDEN_LINES = 20, 40  # of a cell to be read, and of one that only draws
+MAX_LINES, MAX_HIDDEN_LINES = 20, 45  # of a cell to be read, and of one that only draws
+
+
+CAPTION = re.compile(r"\*((?:Figure|Table) \d+\.\d+): ")
+INSTALL = """try:
+    from l2m.chapters.parameters import check_parameters
+except ModuleNotFoundError:
+    raise ModuleNotFoundError(
+        "l2m is not installed: get the book's repository (on Colab with `!git clone URL`), run "
+        "`%pip install --editable './FOLDER[book]'` in a cell, and restart the kernel."
+    ) from None
+"""
 
 
 def by_name(path):
@@ -58,12 +74,69 @@ def test_cells_are_short_and_begin_with_a_title(notebook):
         assert len(cell.source.splitlines()) <= limit, cell.source
 
 
+def texts(notebook):
+    return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+
+
+def captions(notebook):
+    """What is called a figure or a table: by its name, how its caption begins."""
+    found = {}
+    for cell, below in pairwise(notebook.cells):
+        if figure := cell.metadata.get("mystnb", {}).get("figure"):
+            caption = CAPTION.match(below.source)
+            assert caption and below.cell_type == "markdown", f"{figure['name']} has no caption"
+            assert "caption" not in figure, "a caption is text, to be read everywhere"
+            found[figure["name"]] = caption[1]
+    return found
+
+
 def test_figures_have_a_caption_and_words_for_those_who_cannot_see_them(notebook):
     for cell in code_cells(notebook):
-        figure = cell.metadata.get("mystnb", {}).get("figure")
-        if figure:
-            assert figure["name"] and figure["caption"]
+        if "figure" in cell.metadata.get("mystnb", {}):
             assert cell.metadata["mystnb"]["image"]["alt"]
+        if "plt.show()" in cell.source:
+            assert "figure" in cell.metadata["mystnb"]
+    said = list(captions(notebook).values())
+    for kind in ("Figure", "Table"):
+        some = [caption for caption in said if caption.startswith(kind)]
+        chapter = some[0].split()[1].split(".")[0] if some else ""
+        assert some == [f"{kind} {chapter}.{i}" for i in range(1, len(some) + 1)]
+
+
+def test_the_text_reads_without_a_renderer(notebook):
+    for text in texts(notebook):
+        assert not re.search(r"^`{3,}\{", text, re.MULTILINE), "directives are colon fences"
+        assert not re.search(r"^\([\w-]+\)=$", text, re.MULTILINE), "a figure's name is its label"
+        assert other_roles(text) == [], "all that is no number is a plain link"
+        assert "[](" not in text
+
+
+def test_links_lead_somewhere(notebook):
+    labels = set(re.findall(r"^\$\$ \(([\w-]+)\)$", "\n".join(texts(notebook)), re.MULTILINE))
+    figures = captions(notebook)
+    for text, target in re.findall(r"\[([^]]+)\]\(([^)\s]+)\)", "\n".join(texts(notebook))):
+        if target.startswith("#"):
+            assert figures.get(target[1:]) == text or (
+                target[1:] in labels and text == f"({target[1:]})"
+            )
+        elif not target.startswith("http"):
+            path, _, heading = target.partition("#")
+            page = ROOT / "notebooks" / path
+            assert page.exists(), target
+            assert not heading or heading in headings(page), target
+
+
+def headings(page):
+    """The anchors of a page's headings, as renderers make them."""
+    lines = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+def test_it_ends_with_its_claims_and_says_how_to_install_the_module(notebook):
+    last = notebook.cells[-1].source
+    assert "claim(" in last and notebook.cells[-1].cell_type == "code"
+    setup = code_cells(notebook)[1].source
+    assert setup.startswith(INSTALL)
 
 
 @pytest.mark.chapters
@@ -77,6 +150,18 @@ def test_it_runs_at_its_smallest(path, tmp_path, monkeypatch):
     for cell in code_cells(executed):
         for output in cell.outputs:
             assert output.get("name") != "stderr", output.text
+
+
+def test_without_the_module_a_chapter_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "l2m.chapters.parameters", None)
+    with pytest.raises(ModuleNotFoundError, match="on Colab with `!git clone URL`") as caught:
+        exec(INSTALL, {})
+    assert caught.value.__suppress_context__ and "\n" not in str(caught.value)
+
+
+def test_every_claim_of_the_paper_is_answered():
+    sources = "".join(path.read_text(encoding="utf-8") for path in NOTEBOOKS)
+    assert set(re.findall(r'\\"(C\d+)\\"', sources)) >= set(CLAIMS)
 
 
 def test_there_are_chapters():

@@ -1,5 +1,6 @@
 """What is published has nothing of the machine or the moment in it."""
 
+import json
 from pathlib import Path
 
 import nbformat
@@ -9,7 +10,15 @@ from project import METADATA
 
 from l2m.chapters import publish as module
 from l2m.chapters.contents import ChapterError
-from l2m.chapters.publish import publish
+from l2m.chapters.publish import (
+    as_text,
+    claim,
+    claims_of,
+    expressions,
+    other_roles,
+    publish,
+    published,
+)
 from l2m.files import ROOT
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -45,6 +54,86 @@ def test_machine_and_moment_are_dropped(tmp_path):
     assert said["text"] == "./l2m ~/x <object> /cell.py"
     assert html["data"]["text/html"].count(f"T_{cell.id}-1") == 2
     assert [p.name for p in path.parent.iterdir()] == ["01_a.ipynb"]
+
+
+IN_CODE = """
+`{eval}` is written ``{eval}`x` ``, not `{eval}`:
+
+```
+{eval}`y`
+```
+
+~~~text
+{eval}`z`
+~~~
+"""
+IN_A_DIRECTIVE = """
+:::{tip}
+{eval}`f"{b:.2f}"`, {eval}`c["d"]`
+:::
+"""
+
+
+def test_a_role_in_code_is_no_role():
+    assert expressions(IN_CODE) == []
+    assert published(IN_CODE, []) == IN_CODE
+    assert expressions(IN_A_DIRECTIVE) == ['f"{b:.2f}"', 'c["d"]']
+    assert other_roles(IN_CODE + IN_A_DIRECTIVE) == []
+    assert other_roles("{evla}`x`, {eval}`x`, `{cite}`") == ["{evla}`x`"]
+    assert expressions(IN_CODE + IN_A_DIRECTIVE + IN_CODE) == expressions(IN_A_DIRECTIVE)
+
+
+def test_values_stand_in_their_places_and_links_lead_from_the_book():
+    text = "Of {eval}`n` books, {eval}`share`: [claims](../book/reproduction.md), `{eval}`."
+    made = published(text, ["97", "12%"])
+    assert made == "Of 97 books, 12%: [claims](reproduction.md), `{eval}`."
+    assert published(text, ["97"]).startswith("Of 97 books, {eval}`share`")
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        ("'0.53 ± 0.02'", "0.53 ± 0.02"),
+        ("97", "97"),
+        ('"a|b <c> $d_e$"', r"a\|b \<c\> \$d\_e\$"),
+    ],
+)
+def test_a_value_is_shown_as_it_is(shown, text):
+    assert as_text(shown) == text
+
+
+@pytest.mark.parametrize("shown", ["''", "' '", "np.float64(0.5)", "nan", "[1]", "None", "<a b>"])
+def test_what_is_no_text_and_no_number_is_refused(shown):
+    with pytest.raises(ValueError, match="its value is"):
+        as_text(shown)
+
+
+CLAIM = {"paper": "0.76", "ours": "0.53 ± 0.02", "condition": "97 novels"}
+CLAIM |= {"verdict": "in part", "reason": "The curve bends."}
+
+
+def test_a_claim_is_shown_and_kept_in_the_output(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **more: shown.append((data, more)))
+    claim("C1", **CLAIM)
+    [(data, more)] = shown
+    assert data == {"text/plain": "C1, in part: The curve bends."}
+    monkeypatch.setattr(module, "book_dir", lambda: tmp_path / "book")
+    monkeypatch.setattr(module, "claims_file", lambda name: tmp_path / f"{name}.json")
+    metadata = more["metadata"]
+    executed, source = notebooks(new_output("display_data", data, metadata=metadata))
+    publish(executed, source, {}, tmp_path / "_runs" / "01_a.ipynb")
+    assert not (tmp_path / "01_a.json").exists(), "only what is published is recorded"
+    publish(executed, source, {}, tmp_path / "book" / "01_a.ipynb")
+    assert (tmp_path / "01_a.json").read_text() == claims_of(executed)
+    assert json.loads(claims_of(executed)) == [{"id": "C1"} | CLAIM]
+
+
+def test_claims_are_the_papers_and_complete():
+    with pytest.raises(ValueError, match="No claim 'C14'"):
+        claim("C14", **CLAIM)
+    with pytest.raises(ValueError, match="Claim C1 has no text for ours"):
+        claim("C1", **CLAIM | {"ours": " "})
 
 
 def test_too_large_a_chapter_is_not_written(tmp_path, monkeypatch):

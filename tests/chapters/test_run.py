@@ -41,12 +41,62 @@ def test_a_chapter_is_published_clean_and_then_checked(project):
     assert str(project.root) not in text and "papermill" not in text and "0x7f" not in text
     assert notebook.metadata["l2m"]["parameters"] == {"profile": "book", "windows": 8}
     assert notebook.metadata["kernelspec"] == METADATA["kernelspec"]
-    assert project.files(".cache") == []
+    assert project.files(".cache") == [".cache/runs/01_a.json"]
+    assert json.loads((project.root / ".cache/runs/01_a.json").read_text())["seconds"] > 0
 
     assert project.l2m("check", "1").returncode == 0
     checked = project.l2m("check")
     assert checked.returncode == 1
     assert checked.stdout == "02_b: it has not been executed. Run it again: l2m run 02_b\n"
+
+
+TEXT = 'Of {eval}`windows` windows {eval}`f"{share:.0%}"`: [claims](../book/reproduction.md).'
+CLAIM = (
+    "from l2m.chapters.publish import claim\n"
+    "claim('C1', paper='0.7', ours=f'{share}', condition='n', verdict='open', reason='None.')"
+)
+
+
+def test_numbers_in_text_are_computed_where_they_stand(project):
+    project.chapter("01_a", "share = 0.25", CLAIM, text=TEXT)
+    assert project.l2m("run").returncode == 0
+    path = project.root / "book" / "01_a.ipynb"
+    first = path.read_bytes()
+    cell = project.executed(path).cells[-1]
+    assert cell.source == "Of 8 windows 25%: [claims](reproduction.md)."
+    assert cell.metadata["eval"] == [["windows", "8"], ['f"{share:.0%}"', "25%"]]
+    assert project.files("results") == ["results/01_a/claims.json"]
+    assert project.l2m("check").returncode == 0
+
+    assert project.l2m("run").returncode == 0
+    assert path.read_bytes() == first, "a second run leaves it as it is"
+    assert project.l2m("run", "-p", "windows", "9").returncode == 0
+    assert project.executed("_runs/01_a.ipynb").cells[-1].source.startswith("Of 9 windows")
+
+    (project.root / "results" / "01_a" / "claims.json").write_text("[]\n")
+    assert "01_a: its claims are not those in results/." in project.l2m("check").stdout
+    notebook = project.executed(path)
+    notebook.cells[-1].source = TEXT
+    nbformat.write(notebook, path)
+    said = project.l2m("check").stdout
+    assert f"cell {len(notebook.cells) - 1} shows {{eval}}`windows` and not its value" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{eval}`shrae`", "{eval}`shrae` in its text: NameError: name 'shrae' is not defined"),
+        ("{eval}`''`", "{eval}`''` in its text: its value is empty"),
+        ("{evla}`share`", "{evla}`share` in its text has another role than `eval`"),
+        ("{eval}`[share]`", "{eval}`[share]` in its text: its value is [0.25], and not a text"),
+    ],
+)
+def test_a_number_that_did_not_compute_is_an_error_of_the_run(project, text, says):
+    project.chapter("01_a", "share = 0.25", text=f"`{{eval}}` {{eval}}`share`: {text}.")
+    done = project.l2m("run")
+    assert done.returncode == 1 and f"01_a: cell 4 failed: {says}" in done.stderr
+    assert "What ran is kept in .cache/runs/01_a.ipynb" in done.stderr
+    assert "Traceback" not in done.stderr and project.files("book") == []
 
 
 def test_other_parameters_go_elsewhere(project):

@@ -1,0 +1,68 @@
+"""The pages that are made from other files: claims, references, the first page's picture."""
+
+import base64
+import json
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from project import METADATA
+
+from l2m.chapters import contents
+
+CLAIM = {"id": "C13", "paper": "too low", "ours": "0.5 ± 0.1", "condition": "97 novels"}
+CLAIM |= {"verdict": "in part", "reason": "The curve bends."}
+BOOKS = r"""
+@article{b, title = {Two {M}ice}, author = {D{\k{e}}bowski, {\L}ukasz and Li, W.},
+  journal = {Chaos}, year = {2011}}
+@misc{a, title = {Many}, author = {Ant, A. and Bee, B. and Cat, C.}, year = {2020}}
+@misc{c, title = {Some}, author = {{DeepSeek-AI}}, year = {2024}}
+"""
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setattr(contents, "ROOT", tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    for folder in ("notebooks", "book"):
+        (tmp_path / folder).mkdir()
+    for name in ("01_a", "02_b"):
+        (tmp_path / "notebooks" / f"{name}.ipynb").touch()
+    return tmp_path
+
+
+def test_claims_are_those_of_the_chapters(root):
+    assert "| C13 | The measured $\\beta$ is likely too low (Sec. B.III) | open |" in (
+        contents.claims_page()
+    )
+    for chapter, verdict in (("02_b", "reproduced"), ("01_a", "in part")):
+        file = contents.claims_file(chapter)
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps([CLAIM | {"verdict": verdict}]))
+    page = contents.claims_page()
+    one, two = "[chapter 1](01_a.ipynb)", "[chapter 2](02_b.ipynb)"
+    assert f"(Sec. B.III) | in part, {one}; reproduced, {two} |\n" in page
+    assert f"**C13**, {one}: *in part.* The curve bends.\n\n- The paper: too low\n" in page
+    assert "- Here: 0.5 ± 0.1\n- Under which condition: 97 novels\n" in page
+
+
+def test_references_have_headings_to_link_to(root):
+    (root / "book" / "references.bib").write_text(BOOKS, encoding="utf-8")
+    page = contents.references_page()
+    headings = [line for line in page.splitlines() if line.startswith("## ")]
+    assert headings == ["## Ant et al. 2020", "## DeepSeek-AI 2024", "## Dębowski and Li 2011"]
+    assert "Łukasz Dębowski and W. Li. Two Mice. *Chaos*, 2011." in page
+
+
+def test_the_first_pages_picture_is_chapter_ones(root):
+    image = base64.b64encode(b"picture").decode()
+    metadata = {"mystnb": {"figure": {"name": contents.ARGUMENT}}}
+    cells = [new_code_cell("1"), new_code_cell("2", metadata=metadata)]
+    cells[1].outputs = [new_output("display_data", {"image/png": image})]
+    nbformat.write(new_notebook(cells=cells, metadata=METADATA), root / "book" / "01_a.ipynb")
+    (root / "book" / "references.bib").write_text(BOOKS, encoding="utf-8")
+    contents.write_pages()
+    assert (root / "book" / "argument.png").read_bytes() == b"picture"
+    assert sorted(p.suffix for p in (root / "book").iterdir()) == sorted(
+        [".bib", ".ipynb", ".md", ".md", ".png"]
+    )
