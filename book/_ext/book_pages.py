@@ -10,7 +10,8 @@ from html import escape
 from docutils import nodes
 
 MOST = 200  # characters
-_SENTENCES = re.compile(r"(?<=[.?!])\s+(?=[A-Z“])")
+# Not after an abbreviation: Fig., Sec., App.
+_SENTENCES = re.compile(r"(?<=[.?!])(?<![A-Z][a-z][a-z]\.)\s+(?=[A-Z“])")
 
 
 def describe(doctree) -> str:

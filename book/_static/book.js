@@ -11,7 +11,7 @@
     if (!place || !document.querySelector(".cell_input")) return;
     const button = document.createElement("button");
     button.className = "btn btn-sm nav-link pst-navbar-icon hide-code-button";
-    button.innerHTML = '<i class="fa-solid fa-code fa-lg" aria-hidden="true"></i>';
+    button.innerHTML = '<i class="fa-solid fa-code" aria-hidden="true"></i>';
     button.setAttribute("aria-label", "Hide the code");
     const show = () => {
       button.title = isHidden() ? "Show the code" : "Hide the code";
@@ -51,14 +51,14 @@
       box.append(table);
     }
   }
-  const BOXES = "span.math, div.math, article pre, .cell_output .output, .pst-scrollable-table-container, .table-box";
+  const INLINE = "span.unbroken, :not(.unbroken) > span.math";
+  const BOXES = `${INLINE}, div.math, article pre, .cell_output .output, .pst-scrollable-table-container, .table-box`;
   const BLOCKS = "p, li, dt, dd, td, th, figcaption, div";
   function fit() {
     for (const box of document.querySelectorAll(BOXES)) {
       box.classList.remove("scrolls");
-      const formula = box.matches("span.math") && box.firstElementChild;
-      const wide = formula
-        ? formula.getBoundingClientRect().width > box.closest(BLOCKS).clientWidth
+      const wide = box.matches(INLINE)
+        ? box.getBoundingClientRect().width > box.closest(BLOCKS).clientWidth
         : box.scrollWidth > box.clientWidth;
       box.classList.toggle("scrolls", wide);
       if (wide) box.tabIndex = 0;

@@ -1,8 +1,11 @@
 """One look for all figures: colours with a fixed meaning, safe for the colour-blind; legible type.
 
 Figures are 6.4 inches wide with 12-point type: on a phone, 360 pixels across, that is still 9 px.
+Notebooks get them as SVG on white, with the letters as outlines: sharp on screen and paper, and the
+same on every machine. The pages of the book invert them in the dark.
 """
 
+import sys
 from math import log10
 
 # Okabe & Ito's palette; black is left for exact truth, grey for the paper's own numbers.
@@ -32,8 +35,17 @@ COLORS = _PALETTE | {
 
 
 def use_style():
-    """Set matplotlib to the book's style; call once, after the imports of a notebook."""
+    """Set matplotlib to the book's style; call once, after the imports of a notebook.
+
+    In a notebook figures become SVG, shown under their cell, with the same bytes at every run.
+    """
     import matplotlib as mpl
+
+    if "ipykernel" in sys.modules:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        mpl.use("module://matplotlib_inline.backend_inline")
+        set_matplotlib_formats("svg", metadata={"Date": None, "Creator": None})
 
     cycle = ["blue", "vermillion", "green", "purple", "orange", "sky", "black"]
     mpl.rcParams.update(
@@ -59,7 +71,8 @@ def use_style():
             "lines.linewidth": 1.8,
             "lines.markersize": 5.5,
             "errorbar.capsize": 2.5,
-            "svg.fonttype": "none",
+            "svg.fonttype": "path",
+            "svg.hashsalt": "l2m",
         }
     )
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from l2m.experiments.gaussian import window_floor
 
+from l2m.experiments.gaussian import window_floor
 from l2m.memory import linear_memory
 from l2m.memory.linear_memory import canonical_nats, filter_divergence, least_divergence, ranks
 from l2m.sources.gaussian import GaussianFamily
