@@ -28,9 +28,7 @@ check: $(READY)
 pdf: $(READY)
 	@test -n "$(BROWSER)" || { echo 'No browser: apt install chromium, or name one with make BROWSER=… pdf'; exit 1; }
 	$(VENV)/bin/jupyter-book build .
-	$(RUN) book/_ext/one_page.py _build/html
-	"$(BROWSER)" --headless --no-sandbox --disable-gpu --no-pdf-header-footer --generate-pdf-document-outline \
-	  --virtual-time-budget=120000 --print-to-pdf=_build/l2m.pdf "file://$(CURDIR)/_build/html/book/print.html"
+	$(RUN) book/_ext/one_page.py "$(BROWSER)"
 	@echo _build/l2m.pdf
 
 lab: $(READY)
