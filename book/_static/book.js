@@ -71,6 +71,8 @@
     addSwitch();
     boxTables();
     keepTogether();
+    // A list has items: docutils gives the entries of the bibliography another role.
+    for (const entry of document.querySelectorAll(".citation-list > .citation")) entry.setAttribute("role", "listitem");
     await window.MathJax?.startup?.promise;
     await document.fonts.ready;
     fit();

@@ -94,7 +94,7 @@ def test_a_chapter_runs_to_its_end_and_shows_no_markup(browser, lab, name):
     assert errors == []
     prompts = page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
     assert prompts and all(any(map(str.isdigit, prompt)) for prompt in prompts), prompts
-    prose = page.locator(".jp-MarkdownCell .jp-MarkdownOutput")
+    prose = page.locator(".jp-MarkdownCell")
     text = "\n".join(prose.evaluate_all("cells => cells.map((cell) => cell.innerText)"))
     assert len(text) > 1000
     shown = [line for line in text.splitlines() if any(markup in line for markup in RAW)]

@@ -21,7 +21,7 @@ CODE_WIDTH = 88  # columns
 # which only screen readers see, takes no part.
 CUT = """() => {
   const unseen = [...document.querySelectorAll("mjx-assistive-mml")];
-  unseen.forEach((e) => (e.style.display = "none"));
+  unseen.forEach((e) => e.style.setProperty("display", "none", "important"));
   const width = document.documentElement.clientWidth, found = [];
   const style = (e) => getComputedStyle(e);
   const scrolls = (e) => e && (["auto", "scroll"].includes(style(e).overflowX)
@@ -37,7 +37,7 @@ CUT = """() => {
     if (cuts && e.scrollWidth > e.clientWidth + 1) found.push(`cut: ${name}`);
   }
   if (document.documentElement.scrollWidth > width) found.push("the page scrolls sideways");
-  unseen.forEach((e) => (e.style.display = ""));
+  unseen.forEach((e) => e.style.removeProperty("display"));
   return found;
 }"""
 # A full stop or comma that starts a line because a formula ends the one before.
