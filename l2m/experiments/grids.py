@@ -14,29 +14,59 @@ attention at 1,024; in the paper's own sizes (all of 16 states) ratio and length
 
 GPT2 = {"family": "gpt2", "precision": "bf16"}
 ROTARY = GPT2 | {"positions": "rotary"}
+WINDOW = ROTARY | {"window": 16}
 MAMBA, WIDE_STATE = ({"family": "mamba", "state": state} for state in (16, 64))
+MAMBA2 = {"family": "mamba2", "state": 64}
 CLOCK = {"clock": True}
+RATES = [  # of each network at L = 256, the best first
+    (ROTARY | CLOCK, (3e-3, 1.5e-3, 7.5e-4, 6e-3)),
+    (MAMBA | CLOCK, (3e-3, 1.5e-3, 7.5e-4, 6e-3)),
+    (MAMBA, (3e-3, 1.5e-3, 7.5e-4)),
+    (GPT2, (1.5e-3, 3e-3)),
+    (WIDE_STATE | CLOCK, (6e-3, 3e-3, 1.5e-3)),
+    (MAMBA2 | CLOCK, (3e-3,)),
+    (WINDOW | CLOCK, (3e-3,)),
+    (ROTARY, (3e-3, 1.5e-3)),
+    (GPT2 | CLOCK, (1.5e-3,)),
+]
 
 
 def gaussian_book():
-    """The published grid: rates at one length, with and without a clock; then other lengths."""
-    rates = [  # each at its own, at L = 256
-        *((ROTARY | CLOCK, rate) for rate in (7.5e-4, 1.5e-3, 3e-3, 6e-3)),
-        *((network, rate) for network in (MAMBA, MAMBA | CLOCK) for rate in (7.5e-4, 1.5e-3, 3e-3)),
-        *((network, rate) for network in (ROTARY, GPT2) for rate in (1.5e-3, 3e-3)),
-        *((network, 1.5e-3) for network in (GPT2 | CLOCK, WIDE_STATE | CLOCK)),
-    ]
-    slow, usual = {"learning_rate": 7.5e-4}, {"learning_rate": 1.5e-3}
-    short = [GPT2, ROTARY, ROTARY | CLOCK, MAMBA, MAMBA | CLOCK, WIDE_STATE | CLOCK]
-    lengths = [network | slow for network in (ROTARY | CLOCK, MAMBA | CLOCK)]
+    """The published grid: rates at one length; lengths; states; and what a smaller budget gives."""
+
+    def run(network, rate, length=256, **other):
+        return network | {"length": length, "learning_rate": rate} | other
+
+    long, short, slow = {"steps": 30_600}, {"steps": 2000}, 7.5e-4
+    small = MAMBA | CLOCK | {"layers": 2}
+    lengths = [(network, rates[0]) for network, rates in RATES[:7]]
+    again = [network for network in (ROTARY | CLOCK, MAMBA | CLOCK)]
     return [
-        *(network | {"length": 256, "learning_rate": rate} for network, rate in rates),
-        *(network | {"length": length} for length in (64, 1024) for network in lengths),
-        *(ROTARY | usual | {"length": length} for length in (64, 1024)),
-        MAMBA | slow | {"length": 1024},
-        ROTARY | CLOCK | slow | {"length": 4096, "steps": 30_600},
-        *(network | slow | {"length": 256, "steps": 2000} for network in short),
-        *(network | usual | {"length": 256, "steps": 2000} for network in (GPT2, ROTARY)),
+        *(run(network, rate) for network, rates in RATES for rate in rates),
+        *(
+            run(*each, L)
+            for each in lengths
+            for L in (64, 1024)
+            if (each[0], L) != (WIDE_STATE | CLOCK, 64)
+        ),
+        *(run(network, 3e-3, length, seed=1) for network in again for length in (64, 1024)),
+        run(ROTARY | CLOCK, 3e-3, 4096, **long),
+        *(
+            run(small, 3e-3, state=state, copies=copies)
+            for state in (1, 2, 4, 8, 16, 64)
+            for copies in (16, 64, 256)
+        ),
+        # at rates that turned out too low, or with a quarter of the steps
+        *(run(network, slow, length) for network in again for length in (64, 1024)),
+        *(run(ROTARY, 1.5e-3, length) for length in (64, 1024)),
+        run(MAMBA, slow, 1024),
+        run(ROTARY | CLOCK, slow, 4096, **long),
+        run(small, slow, state=1),
+        *(
+            run(network, slow, **short)
+            for network in (GPT2, ROTARY, *again, MAMBA, WIDE_STATE | CLOCK)
+        ),
+        *(run(network, 1.5e-3, **short) for network in (GPT2, ROTARY)),
     ]
 
 
