@@ -1,15 +1,17 @@
 # make book   the virtual environment, then every chapter executed and the pages built
 # make test   all tests, with every chapter at its smallest
 # make check  lint, and whether each executed chapter is still what its source gives
+# make pdf    the built pages as one PDF, printed by the browser that is there
 # make lab    the chapters in JupyterLab
 # make clean  remove what the others made, the environment included
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+BROWSER ?= $(firstword $(shell command -v chromium chromium-browser google-chrome google-chrome-stable 2>/dev/null))
 READY := $(VENV)/.ready
 
-.PHONY: book test check lab clean
+.PHONY: book test check pdf lab clean
 
 book: $(READY)
 	$(RUN) -m l2m build --jobs 2
@@ -22,6 +24,12 @@ check: $(READY)
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports
 	$(RUN) -m l2m check
+
+pdf: $(READY)
+	@test -n "$(BROWSER)" || { echo 'No browser: apt install chromium, or name one with make BROWSER=… pdf'; exit 1; }
+	$(VENV)/bin/jupyter-book build .
+	$(RUN) book/_ext/one_page.py "$(BROWSER)"
+	@echo _build/l2m.pdf
 
 lab: $(READY)
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[lab]'

@@ -2,9 +2,12 @@
 
 Figures are 6.4 inches wide with 12-point type: on a phone, 360 pixels across, that is still 9 px.
 The colours are Okabe & Ito's; black is left for exact truth, grey for the paper's own numbers.
+Notebooks get figures as SVG on white, with the letters as outlines: sharp on screen and paper, and
+the same on every machine. The pages of the book invert them in the dark.
 """
 
 import json
+import sys
 from math import log10
 from pathlib import Path
 
@@ -15,9 +18,17 @@ COLORS = _PALETTE | {role: _PALETTE[color] for role, color in _LOOKS["roles"].it
 
 
 def use_style():
-    """Set matplotlib to the book's style; call once, after the imports of a notebook."""
+    """Set matplotlib to the book's style; call once, after the imports of a notebook.
+
+    In a notebook figures become SVG, shown under their cell, with the same bytes at every run.
+    """
     import matplotlib as mpl
 
+    if "ipykernel" in sys.modules:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        mpl.use("module://matplotlib_inline.backend_inline")
+        set_matplotlib_formats("svg", metadata={"Date": None, "Creator": None})
     cycle = mpl.cycler(color=[COLORS[name] for name in _LOOKS["cycle"]])
     mpl.rcParams.update(_LOOKS["style"] | {"axes.prop_cycle": cycle})
 

@@ -1,5 +1,7 @@
 """The style can be applied, and its colours are colours."""
 
+import textwrap
+
 import matplotlib
 import pytest
 
@@ -23,3 +25,28 @@ def test_style_and_axes():
         assert {"1", "1,024"} <= set(labels)
         assert ax.lines[0].get_ydata() == pytest.approx([2, 4])
         plt.close(fig)
+
+
+def test_a_kernel_gives_the_same_svg_twice(monkeypatch):
+    """Outlines, no font that a reader may lack, neither date nor random names, in any shell."""
+    from nbclient import NotebookClient
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    code = """
+    import matplotlib.pyplot as plt
+    from l2m.chapters.figures import use_style
+    use_style()
+    plt.plot([1, 2], [3, 4], marker="o", label="a law")
+    plt.legend()
+    plt.show()
+    """
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    found = []
+    for _ in range(2):
+        notebook = new_notebook(cells=[new_code_cell(textwrap.dedent(code))])
+        NotebookClient(notebook, timeout=120).execute()
+        (output,) = notebook.cells[0].outputs
+        found.append(output.data["image/svg+xml"])
+    assert found[0] == found[1]
+    assert "image/png" not in output.data
+    assert "<text" not in found[0] and "dc:date" not in found[0]
