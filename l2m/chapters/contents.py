@@ -5,7 +5,6 @@ are the page of claims, from what the chapters said of them; the references, fro
 and the picture of the first page, which is chapter 1's.
 """
 
-import base64
 import json
 import re
 from pathlib import Path
@@ -150,7 +149,7 @@ def _cited(entry) -> str:
     return f"{names} {entry.fields['year']}"
 
 
-def argument() -> bytes:
+def argument() -> str:
     """Return the picture of the paper's argument, out of the executed chapter 1."""
     executed = read_notebook(book_dir() / f"{chapters()[0]}.ipynb")
     [cell] = [
@@ -158,11 +157,11 @@ def argument() -> bytes:
         for cell in executed.cells
         if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") == ARGUMENT
     ]
-    return base64.b64decode(cell.outputs[0].data["image/png"])
+    return cell.outputs[0].data["image/svg+xml"]
 
 
 def write_pages() -> None:
     """Write the pages that are made from other files."""
     write_atomic(book_dir() / "reproduction.md", claims_page())
     write_atomic(book_dir() / "references.md", references_page())
-    write_atomic(book_dir() / "argument.png", argument())
+    write_atomic(book_dir() / "argument.svg", argument())
