@@ -1,6 +1,5 @@
 """The pages that are made from other files: claims, references, the first page's picture."""
 
-import base64
 import json
 
 import nbformat
@@ -55,14 +54,13 @@ def test_references_have_headings_to_link_to(root):
 
 
 def test_the_first_pages_picture_is_chapter_ones(root):
-    image = base64.b64encode(b"picture").decode()
     metadata = {"mystnb": {"figure": {"name": contents.ARGUMENT}}}
     cells = [new_code_cell("1"), new_code_cell("2", metadata=metadata)]
-    cells[1].outputs = [new_output("display_data", {"image/png": image})]
+    cells[1].outputs = [new_output("display_data", {"image/svg+xml": "<svg/>"})]
     nbformat.write(new_notebook(cells=cells, metadata=METADATA), root / "book" / "01_a.ipynb")
     (root / "book" / "references.bib").write_text(BOOKS, encoding="utf-8")
     contents.write_pages()
-    assert (root / "book" / "argument.png").read_bytes() == b"picture"
+    assert (root / "book" / "argument.svg").read_text() == "<svg/>"
     assert sorted(p.suffix for p in (root / "book").iterdir()) == sorted(
-        [".bib", ".ipynb", ".md", ".md", ".png"]
+        [".bib", ".ipynb", ".md", ".md", ".svg"]
     )
