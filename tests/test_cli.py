@@ -182,7 +182,9 @@ def test_build_executes_and_then_builds_the_pages(ran, monkeypatch, capsys):
     monkeypatch.setattr("l2m.chapters.contents.write_pages", lambda: print("the pages"))
     monkeypatch.setattr("l2m.chapters.publish.build_pages", lambda: "index.html")
     assert main(["build"]) == 0
-    assert capsys.readouterr().out == "the calculator's data\nthe pages\nThe book is in index.html\n"
+    assert (
+        capsys.readouterr().out == "the calculator's data\nthe pages\nThe book is in index.html\n"
+    )
     monkeypatch.setattr("l2m.chapters.publish.build_pages", raising(RuntimeError("not built.")))
     assert main(["build"]) == 2
     assert capsys.readouterr().err == "l2m: not built.\n"

@@ -84,7 +84,7 @@ RUN = """async () => {
 def test_a_chapter_runs_to_its_end_and_shows_no_markup(browser, lab, name):
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.set_default_timeout(120_000)
-    page.goto(f"{lab}/lab/tree/{name}.ipynb")
+    page.goto(f"{lab}/lab/workspaces/{name}/tree/{name}.ipynb")
     page.wait_for_selector(".jp-Notebook .jp-Cell")
     page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext")
     page.set_default_timeout(800_000)
