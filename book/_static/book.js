@@ -77,6 +77,7 @@
     await document.fonts.ready;
     fit();
     addEventListener("resize", fit);
+    document.fonts.addEventListener("loadingdone", fit); // a font that came late changes widths
     root.dataset.ready = "yes"; // for whoever waits for the finished page: tests and the printer
   });
 })();
