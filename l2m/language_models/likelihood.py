@@ -26,10 +26,8 @@ def packed(model, windows, partners, splits, ratio, bos, attention: PackedAttent
     Returns float32 tensors: `("joint",)` (b, T), `("marginal", ℓ)` and `("shuffled", ℓ, k)` (b, m).
     """
     row, layout = pad(torch.cat([windows, *partners], 1), (1, 0), value=bos), attention.layout
-    positions = torch.as_tensor(layout.positions, device=row.device)[None]
-    positions = positions.clamp(
-        max=windows.shape[1] - 1
-    )  # the last place is not read, nor is there
+    last = windows.shape[1] - 1  # the place after it is not read, nor need it be there
+    positions = torch.as_tensor(layout.positions, device=row.device)[None].clamp(max=last)
     with attention.installed(model):
         hidden = hidden_states(model, input_ids=row[:, layout.inputs], position_ids=positions)
     values = log_likelihood(model, hidden[:, layout.sources], row[:, layout.targets])
