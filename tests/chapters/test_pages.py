@@ -15,7 +15,6 @@ PAGES = [TOC["root"]] + [c["file"] for part in TOC["parts"] for c in part["chapt
 WIDTHS = {"desk": 1400, "phone": 390}
 RAW = ["{glue", "{eval}", ":::", "{prf:", "{math}", "{figure}", "{numref}", "{cite"]
 HEAVIEST = 3_500_000  # bytes that a page may load
-CODE_WIDTH = 88  # columns
 
 # What sticks out of the page, or is cut by a box that does not scroll. The MathML of formulas,
 # which only screen readers see, takes no part.
