@@ -189,7 +189,7 @@ def test_on_a_site_with_a_repository_it_says_the_address():
     spec.loader.exec_module(pages)
     assert pages.with_address(INSTALL, "") == INSTALL
     told = pages.with_address(INSTALL, "https://example.org/l2m")
-    assert "repository (`!git clone https://example.org/l2m`), " in told and "Colab" not in told
+    assert '"(`!git clone https://example.org/l2m`), "' in told and "Colab" not in told
 
 
 def test_every_claim_of_the_paper_is_answered():
