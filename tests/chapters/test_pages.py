@@ -6,6 +6,7 @@ import json
 import pytest
 import yaml
 
+from l2m.chapters.contents import chapters
 from l2m.files import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.chapters]
@@ -15,7 +16,6 @@ PAGES = [TOC["root"]] + [c["file"] for part in TOC["parts"] for c in part["chapt
 WIDTHS = {"desk": 1400, "phone": 390}
 RAW = ["{glue", "{eval}", ":::", "{prf:", "{math}", "{figure}", "{numref}", "{cite"]
 HEAVIEST = 3_500_000  # bytes that a page may load
-CODE_WIDTH = 88  # columns
 
 # What sticks out of the page, or is cut by a box that does not scroll. The MathML of formulas,
 # which only screen readers see, takes no part.
@@ -49,6 +49,12 @@ STRANDED = """() => [...document.querySelectorAll("span.math")].flatMap((formula
   const lies = formula.lastElementChild.getBoundingClientRect();
   return range.getBoundingClientRect().top > lies.bottom ? [formula.textContent] : [];
 })"""
+# Code that scrolls sideways in its box, whether that is folded or not.
+WIDE = """() => {
+  document.querySelectorAll("details").forEach((e) => (e.open = true));
+  const code = [...document.querySelectorAll(".cell_input pre")];
+  return code.filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.textContent);
+}"""
 # Of letters of one kind in code, one is enough to see the contrast; thousands take a minute.
 FEWER = """() => {
   const seen = new Set();
@@ -129,6 +135,13 @@ def test_a_page_is_whole_and_quiet(visit, site, name, width, scheme):
     assert sum(seen.loaded.values()) < HEAVIEST
     # Colours are the same at any width, and take long to look at.
     assert seen.axe(*([] if width == 1400 else ["scrollable-region-focusable"])) == []
+
+
+@pytest.mark.parametrize("name", chapters())
+def test_code_does_not_scroll_on_a_desk(visit, name):
+    page = visit(f"book/{name}.html").page
+    assert page.locator(".cell_input pre").count() > 20
+    assert page.evaluate(WIDE) == []
 
 
 def test_search_finds_the_history_state_and_lands_on_it(visit):

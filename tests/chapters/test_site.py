@@ -13,6 +13,8 @@ from l2m.chapters.staleness import check
 from l2m.files import ROOT
 
 EXECUTED = sorted((ROOT / "book").glob("*.ipynb"))
+CODE = re.compile(r"\b[a-z][a-z0-9]*_[a-z]")  # a name of code, unlike I_BP
+COLUMNS = {"aicc", "dim", "kl", "mi", "nll", "stderr", "vclub"}  # of the module's tables
 MACHINE = re.compile(r"(/(home|Users|root|tmp|work)/|\\Users\\|site-packages|\.venv/)")
 
 
@@ -42,6 +44,14 @@ def test_an_executed_chapter_shows_no_warning_and_no_machine(path):
             shown = [output.get("text", ""), *map(str, output.get("data", {}).values())]
             for text in shown:
                 assert not MACHINE.search(text[:20_000]), MACHINE.search(text)
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=lambda path: path.stem)
+def test_tables_have_headers_in_words(path):
+    outputs = [o for c in nbformat.read(path, as_version=4).cells for o in c.get("outputs", [])]
+    html = "".join(o.get("data", {}).get("text/html", "") for o in outputs)
+    headers = {text.strip() for text in re.findall(r"<th[^>]*>([^<]+)</th>", html)}
+    assert headers and [text for text in headers if CODE.search(text) or text in COLUMNS] == []
 
 
 @pytest.mark.parametrize("path", EXECUTED, ids=lambda path: path.stem)
