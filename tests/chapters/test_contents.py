@@ -1,13 +1,17 @@
 """The pages that are made from other files: claims, references, the first page's picture."""
 
 import json
+import re
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from project import METADATA
 
 from l2m.chapters import contents
+from l2m.files import ROOT
+from l2m.information.entropy import entropy
 
 CLAIM = {"id": "C13", "paper": "too low", "ours": "0.5 ± 0.1", "condition": "97 novels"}
 CLAIM |= {"verdict": "in part", "reason": "The curve bends."}
@@ -64,3 +68,17 @@ def test_the_first_pages_picture_is_chapter_ones(root):
     assert sorted(p.suffix for p in (root / "book").iterdir()) == sorted(
         [".bib", ".ipynb", ".md", ".md", ".svg"]
     )
+
+
+def test_the_primer_says_what_the_library_computes():
+    joint = np.array([[0.9, 0.1], [0.1, 0.9]]) / 2  # of X and Y
+    through = np.array([[0.82, 0.18], [0.18, 0.82]]) / 2  # of X and Z, twice through the window
+
+    def H(p):
+        return entropy(1e9 * p.ravel(), "plugin")
+
+    I = H(joint.sum(0)) + H(joint.sum(1)) - H(joint)  # noqa: E741
+    computed = [H(joint.sum(0)), H(joint) - H(joint.sum(0)), I, H(joint)]
+    computed.append(H(through.sum(0)) + H(through.sum(1)) - H(through))
+    text = (ROOT / "book" / "primer.md").read_text(encoding="utf-8")
+    assert {f"{nats:.3f}" for nats in computed} == set(re.findall(r"\d\.\d{3}", text))
