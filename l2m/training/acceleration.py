@@ -77,26 +77,25 @@ def autocast_dtype(x):
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-def graphed(step_on, batches, optimiser, step):
-    """Capture one step as a CUDA graph; returns the function that copies a batch in and replays.
+def graphed(run, step):
+    """Capture a run's step as a CUDA graph; returns the function of a step that replays it.
 
     Warming up leaves the optimiser's step out (`update=False`), so that nothing changes.
     """
-    static = [tuple(t.clone() for t in batch) for batch in batches(step)]
+    static = [tuple(t.clone() for t in batch) for batch in run.batches(step)]
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
-            optimiser.zero_grad(set_to_none=True)
-            step_on(static, update=False)
+            run.step_on(static, update=False)
     torch.cuda.current_stream().wait_stream(stream)
-    optimiser.zero_grad(set_to_none=True)
+    run.optimiser.zero_grad(set_to_none=True)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        result = step_on(static)
+        result = run.step_on(static)
 
     def replay(step):
-        for batch, fresh in zip(static, batches(step), strict=True):
+        for batch, fresh in zip(static, run.batches(step), strict=True):
             for old, new in zip(batch, fresh, strict=True):
                 old.copy_(new)
         graph.replay()

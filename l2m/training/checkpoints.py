@@ -36,37 +36,16 @@ def load_latest(folder, model, optimiser, about: dict) -> tuple[int, list]:
             header = file.metadata()
             found = json.loads(header["about"])
             if found != about:
-                differing = ", ".join(_differences(found, about))
+                pairs = [(found.get(part, {}), wanted) for part, wanted in about.items()]
+                other = [k for a, b in pairs for k in sorted(a | b) if a.get(k) != b.get(k)]
                 raise RuntimeError(
-                    f"{folder} holds checkpoints of another run (differs in {differing}): "
+                    f"{folder} holds checkpoints of another run (differs in {', '.join(other)}): "
                     "name another folder, or remove this one"
                 )
             for name, tensor in _tensors(model, optimiser).items():
                 tensor.copy_(file.get_tensor(name))
             return int(header["step"]), json.loads(header["rows"])
     return 0, []
-
-
-def load_weights(folder, model) -> int:
-    """Load the newest intact checkpoint's weights, for evaluation: its step.
-
-    FileNotFoundError if there is none, ValueError if it is of another model.
-    """
-    weights = {f"model.{name}": parameter for name, parameter in model.named_parameters()}
-    for path in _intact(folder):
-        with safe_open(path, framework="pt") as file, torch.no_grad():
-            names = [name for name in file.keys() if name.startswith("model.")]  # noqa: SIM118
-            found = {name: file.get_slice(name).get_shape() for name in names}
-            wanted = {name: list(weight.shape) for name, weight in weights.items()}
-            if other := _differences({"": found}, {"": wanted}):
-                raise ValueError(
-                    f"{path} is of another model (differs in {', '.join(other[:3])}): build the "
-                    "one that was trained"
-                )
-            for name, weight in weights.items():
-                weight.copy_(file.get_tensor(name))
-            return int(file.metadata()["step"])
-    raise FileNotFoundError(f"no intact checkpoint in {folder}: train first")
 
 
 def _files(folder):
@@ -90,12 +69,3 @@ def _tensors(model, optimiser):
         for key, value in optimiser.state[parameter].items():
             tensors[f"{key}.{name}"] = value
     return tensors
-
-
-def _differences(found, about):
-    """Names of what differs, inside settings, model, task and weights."""
-    names = []
-    for part, wanted in about.items():
-        old = found.get(part, {})
-        names += [key for key in sorted(old | wanted) if old.get(key) != wanted.get(key)]
-    return names
