@@ -1,8 +1,8 @@
 """Checkpoints of a training run: one safetensors file each, whole or not there at all.
 
-A file holds weights and the optimiser's moments, and in its header the step, the metrics so far and
-what the run is (settings, model, data), so that another run's checkpoint is refused. Its name ends
-in its sha256: of a file that is damaged nothing is read, and the one before is taken.
+A file holds weights and the optimiser's moments, and in its header the step, the table so far and
+what the run is (settings, model, data): another run's is refused. Its name ends in its sha256: of a
+damaged file nothing is read, and the one before is taken.
 """
 
 import json

@@ -70,13 +70,12 @@ def train(
     watch=None,
     watch_every=100,
 ) -> pd.DataFrame:
-    """Train `model` in place, from the last checkpoint in `folder` if there is one.
+    """Train a `model` of `build_model` in place, from the last checkpoint in `folder`, if any.
 
-    `model` is of `build_model`, `task` as the module's text says. Without a `folder` nothing is
-    kept; without a `device` it is a GPU if there is one. Under `torchrun` the processes share each
-    step's batch; a single one stops at a checkpoint after `deadline` seconds, to go on another
-    time. `watch`, a function of the model such as a held-out loss, is asked every `watch_every`
-    steps.
+    Without a `folder` nothing is kept; without a `device` it is a GPU if there is one. Under
+    `torchrun` the processes share each step's batch; a single one stops at a checkpoint after
+    `deadline` seconds, to go on another time. `watch`, a function of the model such as a held-out
+    loss, is asked every `watch_every` steps.
 
     Returns a DataFrame `step, tokens, loss, learning_rate, grad_norm, seconds, watched`: loss in
     nats, the mean since the row before; `watched` is NaN where nothing was asked. Its `attrs` are
@@ -207,8 +206,7 @@ class _Run:
 def evaluate_positions(model, task, batches, precision="bf16") -> np.ndarray:
     """The task's loss at every position, in nats: float64 (n, L) over all sequences of `batches`.
 
-    Each of the `batches` is a tuple of tensors on the model's device, as the task's `batch` gives.
-    RuntimeError if a loss is not finite.
+    These are as the task's `batch` gives them. RuntimeError if a loss is not finite.
     """
     out = []
     with torch.compiler.set_stance("force_eager"):  # compiling again would take longer

@@ -1,9 +1,8 @@
 """The loss of a language model without its logits.
 
 The logits of a batch are its largest tensor by far: 32,768 tokens of 49,152 logits take 6.4 GB in
-fp32, and softmax and its gradient read them several times. Here logits exist for one chunk of
-tokens at a time, and the chunk's gradients are taken meanwhile, so that nothing is computed twice.
-Products are taken in the dtype of autocast; the softmax, and sums of gradients, in fp32.
+fp32. Here they exist for one chunk of tokens at a time, and its gradients are taken meanwhile, so
+that nothing is computed twice. Products are in autocast's dtype, softmax and sums in fp32.
 """
 
 import torch
