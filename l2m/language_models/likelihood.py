@@ -4,8 +4,8 @@
     prefix   the window in pieces, its cache copied at each split: recurrent and hybrid models
     whole    every sequence from its beginning: any causal model
 
-All three turn the model's last hidden states into log-probabilities of the target tokens in chunks,
-so logits of shape (b, T, M) never exist; the softmax is taken in fp32.
+All three turn last hidden states into log-probabilities of the targets in chunks, so logits of
+shape (b, T, M) never exist; the softmax is taken in fp32.
 """
 
 import copy
@@ -27,9 +27,7 @@ def packed(model, windows, partners, splits, ratio, bos, attention: PackedAttent
     """
     row, layout = pad(torch.cat([windows, *partners], 1), (1, 0), value=bos), attention.layout
     positions = torch.as_tensor(layout.positions, device=row.device)[None]
-    positions = positions.clamp(
-        max=windows.shape[1] - 1
-    )  # the last place is not read, nor is there
+    positions = positions.clamp(max=windows.shape[1] - 1)  # the last is neither read nor there
     with attention.installed(model):
         hidden = hidden_states(model, input_ids=row[:, layout.inputs], position_ids=positions)
     values = log_likelihood(model, hidden[:, layout.sources], row[:, layout.targets])

@@ -1,9 +1,8 @@
 """Scores on disk while they are made: sharded parquet that survives a kill and finds damage.
 
-A shard is written under a temporary name and renamed to `shard-00012-<sha256>.parquet`, so a file
-that is there is complete, and its name says what must be in it. In it stands a digest of what it is
-a shard of, which `manifest.json` says in full; other parameters, model or data are refused, not
-mixed.
+A shard is written under a temporary name and renamed to `shard-00012-<sha256>.parquet`: a file that
+is there is complete, and its name says what must be in it. In it stands a digest of what it is a
+shard of, which `manifest.json` says in full; other parameters, model or data are refused.
 """
 
 import os
@@ -24,8 +23,8 @@ CURE = "remove it or pass repair=True, and what else is there is kept"
 class Shards:
     """The finished and missing shards of one scoring run; without a folder, kept in memory.
 
-    Use as a context: it holds the folder's lock, so that two runs do not mix. Under `torchrun`
-    each process takes every world-th shard and all wait for the last before they merge.
+    As a context it holds the folder's lock. Under `torchrun` each process takes every world-th
+    shard, and all wait for the last before they merge.
     """
 
     def __init__(self, folder, model, settings: dict, size: int, repair: bool):
