@@ -17,6 +17,10 @@ from functools import cache
 from types import MethodType
 
 import numpy as np
+import torch
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers import AttentionInterface
 
 ATTENTION = "l2m_packed"
 BLOCK = 128  # queries and keys of one block of FlexAttention's mask
@@ -85,9 +89,6 @@ class PackedAttention:
     """
 
     def __init__(self, layout: Layout, compile_layers: bool = False):
-        import torch
-        from torch.nn.attention.flex_attention import flex_attention
-
         self.layout, self.compile_layers = layout, compile_layers
         self.flex_attention = compiled(flex_attention)
         self.positions = torch.as_tensor(layout.positions)
@@ -101,8 +102,6 @@ class PackedAttention:
     @contextmanager
     def installed(self, model):
         """Let `model` attend this way inside the `with`, its layers compiled if that was asked."""
-        from transformers import AttentionInterface
-
         AttentionInterface.register(ATTENTION, self)
         previous = model.config._attn_implementation
         model.set_attn_implementation(ATTENTION)
@@ -132,9 +131,6 @@ class PackedAttention:
         return attend(query, key, value, scaling, window).transpose(1, 2), None
 
     def _branchwise(self, query, key, value, scaling, window):
-        import torch
-        from torch.nn.functional import scaled_dot_product_attention
-
         out = torch.empty_like(query[..., : value.shape[-1]])
         gqa = query.shape[1] != key.shape[1]
         for branch in self.layout.branches.values():
@@ -157,10 +153,6 @@ class PackedAttention:
         Counted a row of blocks at a time: `create_block_mask` compiles for minutes at some sizes,
         and without compiling holds all size² entries.
         """
-        import torch
-        from torch.nn.attention.flex_attention import BlockMask
-        from torch.nn.functional import pad
-
         size = self.layout.length
         start = torch.zeros(size, dtype=torch.int32, device=device)
         seen = torch.zeros(size, dtype=torch.int32, device=device)
@@ -216,6 +208,4 @@ def packed_attention(length, splits: tuple, ratio, partners, compile_layers) -> 
 @cache
 def compiled(function):
     """The function compiled for fixed shapes: one for all who ask, so that it compiles once."""
-    import torch
-
     return torch.compile(function, dynamic=False)

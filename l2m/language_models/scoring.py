@@ -15,7 +15,6 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from l2m.information.resampling import members
-from l2m.language_models import packing
 from l2m.language_models.shards import Shards
 
 COMPILE_FROM = 1 << 26  # packed tokens; compiling layers takes as long as 2^25 of them without
@@ -87,7 +86,7 @@ def score_whole(log_prob, windows, splits, ratio=2, partners=None, groups=None) 
     windows, groups, splits, partners = _checked(windows, groups, splits, ratio, partners, 1, 0)
     marginal, shuffled = {}, {}
     for split in splits:
-        end = split + packing.continuation_length(windows.shape[1], split, ratio)
+        end = min(ratio * split, windows.shape[1])
         marginal[split] = np.asarray(log_prob(windows[:, split:end]))
         x = windows[:, :split]
         swapped = [np.hstack([x, windows[row, split:end]]) for row in np.atleast_2d(partners)]
@@ -142,6 +141,7 @@ def score(
     """
     import torch
 
+    from l2m.language_models import packing
     from l2m.language_models.trust import exact_way, made_up, require_causal, require_finite
 
     windows, groups, splits, partners = _checked(
