@@ -116,7 +116,6 @@ def score(
     compile_layers=None,
     check=2,
     folder=None,
-    repair=False,
     progress=True,
 ) -> Scores:
     """Log-likelihoods of windows under a causal language model (`load_model`), at every split.
@@ -132,8 +131,7 @@ def score(
     for 16 windows at most) are compared with whole passes. `batch_size` is windows per pass, by
     default as many as suit the device. `compile_layers`, on a GPU, takes a minute once, and is half
     as fast again; by default if there is enough to score. In `folder` finished shards are kept: a
-    run that was killed goes on from there, the processes of `torchrun` share them, and with
-    `repair` damaged ones are recomputed instead of refused.
+    run that was killed goes on from there, and the processes of `torchrun` share them.
 
     Raises ValueError if a window exceeds the model's context, a token the vocabulary, a split the
     window; UntrustedModel if the model is not causal, or a score is not finite; RuntimeError if no
@@ -186,7 +184,7 @@ def score(
     settings = {"windows": windows, "partners": partners, "splits": splits, "ratio": ratio}
     settings |= {"bos_token_id": bos, "method": method, "batch_size": batch_size}
     settings |= {"compile_layers": compile_layers, "device": device.type}
-    with torch.inference_mode(), Shards(folder, model, settings, 4 * batch_size, repair) as shards:
+    with torch.inference_mode(), Shards(folder, model, settings, 4 * batch_size) as shards:
         missing = shards.missing()
         if missing:  # nothing is left to check of a finished folder
             require_causal(model, tokens[:1].to(device), bos)

@@ -17,7 +17,7 @@ CHUNK_BYTES = 1 << 32  # of a chunk's logits in fp32; they live in the dtype of 
 def token_loss(model, tokens, bos_token_id: int):
     """Mean loss of a language model on tokens (B, L), BOS in front: fp32 scalar, nats."""
     hidden = hidden_after_bos(model, tokens, bos_token_id).flatten(0, 1)
-    return linear_cross_entropy(hidden, model.get_output_embeddings().weight, tokens.flatten())
+    return LinearCrossEntropy.apply(hidden, model.get_output_embeddings().weight, tokens.flatten())
 
 
 @torch.no_grad()
@@ -26,16 +26,12 @@ def token_values(model, tokens, bos_token_id: int):
     return -sequences(model, tokens, bos_token_id)
 
 
-def linear_cross_entropy(hidden, weight, targets):
-    """Mean of -log softmax(hidden · weightᵀ)[targets]: fp32 scalar, nats, differentiable.
+class LinearCrossEntropy(torch.autograd.Function):
+    """Mean of -log softmax(hidden · weightᵀ)[targets]: fp32 scalar, nats.
 
-    `hidden` (N, width) are last hidden states, `weight` (M, width) output embeddings, `targets`
-    (N,) token ids.
+    Of last hidden states (N, width), output embeddings (M, width) and token ids (N,).
     """
-    return _LinearCrossEntropy.apply(hidden, weight, targets)
 
-
-class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets):
         ctx.dtypes = hidden.dtype, weight.dtype
