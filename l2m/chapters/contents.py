@@ -67,38 +67,15 @@ def claims_file(chapter: str) -> Path:
 
 def claims_page() -> str:
     """Return the page of claims, from the files of all chapters."""
-    said = {id: [] for id in CLAIMS}
+    from jinja2 import Template
+
+    template, said = Path(__file__).with_name("claims.md.jinja").read_text(encoding="utf-8"), []
     for chapter in chapters():
+        where = {"where": f"[chapter {int(chapter[:2])}]({chapter}.ipynb)"}
         if claims_file(chapter).exists():
-            for claim in json.loads(claims_file(chapter).read_text(encoding="utf-8")):
-                where = f"[chapter {int(chapter[:2])}]({chapter}.ipynb)"
-                said[claim["id"]].append((where, claim))
-    table = ["| | claim | verdict |", "|---|---|---|"]
-    parts = []
-    for id, some in said.items():
-        verdicts = "; ".join(f"{claim['verdict']}, {where}" for where, claim in some) or "open"
-        table.append(f"| {id} | {CLAIMS[id]} | {verdicts} |")
-        for where, claim in some:
-            parts += [
-                f"**{id}**, {where}: *{claim['verdict']}.* {claim['reason']}\n",
-                f"- The paper: {claim['paper']}",
-                f"- Here: {claim['ours']}",
-                f"- Under which condition: {claim['condition']}\n",
-            ]
-    return _CLAIMS_PAGE.format(table="\n".join(table), parts="\n".join(parts))
-
-
-_CLAIMS_PAGE = """# Claim by claim
-
-What [Chen et al. 2025](references.md#chen-et-al-2025) claim, and what came out here. This page
-is made from what the chapters recorded when they ran: no number of ours is typed. *Open* means
-that nothing here speaks for or against the claim yet.
-
-{table}
-
-## What came out
-
-{parts}"""
+            claims = json.loads(claims_file(chapter).read_text(encoding="utf-8"))
+            said += [claim | where for claim in claims]
+    return Template(template).render(claims=CLAIMS, all=said)
 
 
 def references_page() -> str:
