@@ -30,10 +30,7 @@ PAPER = {"The paper, direct": (2.27, 0.76), "The paper, vCLUB": (3.26, 0.71)}  #
 
 
 def measured() -> dict:
-    """Return chapter 3's recorded curves of I_BP(L/2; L), from `SHORTEST` to the longest L.
-
-    By label: lengths (k,), nats of every window (DataFrame (n, k)), and its book (Series (n,)).
-    """
+    """Return chapter 3's curves of I_BP(L/2; L), by label: L (k,), nats (n, k), books (n,)."""
     terms = recorded(CURVES, provenance(CURVES)["params"])
     books = terms.groupby("window")["book"].first()
     curves = {}
@@ -53,10 +50,7 @@ def laws() -> list[list]:
 
 
 def models() -> list[dict]:
-    """Return the public models as the page reads them: ``name, family, source, memories, dims``.
-
-    Dims are pairs of a length and the scalars kept after so many tokens.
-    """
+    """Return the public models as the page reads them, with the scalars kept at some lengths."""
     found = []
     for fact in architectures():
         state = history_state(fact["config"])

@@ -82,25 +82,20 @@ def references_page() -> str:
     """Return the page of references, from the bibliography; each has a heading to link to."""
     from pybtex.database import parse_file
     from pybtex.plugin import find_plugin
+    from pybtex.richtext import Text
 
     style = find_plugin("pybtex.style.formatting", "plain")()
     backend = find_plugin("pybtex.backends", "markdown")("utf-8")
     found = []
     for key, entry in parse_file(book_dir() / "references.bib").entries.items():
+        people = [str(Text.from_latex(" ".join(p.last_names))) for p in entry.persons["author"]]
+        many = len(people) > 2 or "others" in people
+        cited = f"{people[0]} et al." if many else " and ".join(people)
         text = style.format_entry(key, entry).text.render(backend).replace("\n", " ")
-        found.append(f"## {_cited(entry)}\n\n" + re.sub(r"\\([-.()!])", r"\1", text) + "\n")
+        text = re.sub(r"\\([-.()!])", r"\1", text)
+        found.append(f"## {cited} {entry.fields['year']}\n\n{text}\n")
     front = "---\nmyst:\n  heading_anchors: 2\n---\n\n# References\n\n"
     return front + "\n".join(sorted(found))
-
-
-def _cited(entry) -> str:
-    """Return how the text names a work: by one author, two, or the first, and the year."""
-    from pybtex.richtext import Text
-
-    people = [str(Text.from_latex(" ".join(p.last_names))) for p in entry.persons["author"]]
-    many = len(people) > 2 or "others" in people
-    names = f"{people[0]} et al." if many else " and ".join(people)
-    return f"{names} {entry.fields['year']}"
 
 
 def argument() -> str:

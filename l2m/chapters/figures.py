@@ -31,15 +31,15 @@ def use_style():
 
 def log_axes(ax, xlabel, ylabel, ylog=True):
     """Give `ax` a base-2 logarithmic x axis with plain numbers (1, 2, 4, …), and a log y axis."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import LogLocator, NullLocator
 
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_locator(LogLocator(base=2, numticks=9))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    ax.xaxis.set_major_formatter("{x:,g}")
     if ylog:
         ax.set_yscale("log")
-        ax.yaxis.set_major_formatter(FuncFormatter(_plain_or_power))
+        ax.yaxis.set_major_formatter(_plain_or_power)
     ax.set(xlabel=xlabel, ylabel=ylabel)
 
 

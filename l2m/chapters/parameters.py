@@ -69,10 +69,7 @@ def _kind(annotation: str, takes: tuple | None):
 
 
 def declared(source: str, takes: dict[str, tuple] | None = None) -> dict[str, Parameter]:
-    """Return the parameters that the source of a parameters cell declares, by name.
-
-    ParameterError when a line is no annotated literal, or `takes` names what is not declared.
-    """
+    """Return by name what a parameters cell declares; ParameterError for any other line in it."""
     found, takes = {}, takes or {}
     for node in ast.parse(source).body:
         try:
@@ -90,10 +87,7 @@ def declared(source: str, takes: dict[str, tuple] | None = None) -> dict[str, Pa
 
 
 def declared_in(notebook) -> dict[str, Parameter]:
-    """Return the parameters of a notebook, with what its `check_parameters` call says.
-
-    ParameterError when it has no cell tagged ``parameters``, or the call has more than constants.
-    """
+    """Return a notebook's parameters, with what its `check_parameters` says; or ParameterError."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     tagged = [cell.source for cell in code if "parameters" in cell.metadata.get("tags", [])]
     if not tagged:

@@ -54,10 +54,7 @@ def published(source: str, values: list[str]) -> str:
 
 
 def as_text(shown: str) -> str:
-    """Return a value as text for prose, from what a kernel shows of it: a string or a number.
-
-    ValueError for anything else, such as NumPy's scalars, and for an empty string.
-    """
+    """Return a string or number, as a kernel shows it, as prose; ValueError for all else, or ''."""
     try:
         value = ast.literal_eval(shown)
     except (ValueError, SyntaxError):

@@ -128,10 +128,7 @@ def run_all(jobs: list[Job], at_once: int = 1, record: bool = False) -> list[str
 
 
 def run_chapter(job: Job, environment: dict) -> float:
-    """Run one chapter and put it in its place; return the seconds it took.
-
-    RunError when a cell fails or the kernel dies; what ran is kept in the cache folder.
-    """
+    """Run one chapter and put it in its place; return the seconds it took, or raise RunError."""
     import papermill
     from nbclient.exceptions import DeadKernelError
 

@@ -96,10 +96,7 @@ def _published(cell, ran) -> tuple:
 
 
 def code_of(cells: list[str]) -> dict[str, str]:
-    """Return the digests of l2m's code that cells use, directly or through other code.
-
-    By the bare names of definitions, and by a module's file for its other statements.
-    """
+    """Return the digests of l2m's code that cells use, directly or through other code, by name."""
     python, found, done = [], defaultdict(set), set()
     for cell in cells:
         with suppress(SyntaxError):  # a cell of magics, or one that will fail when it runs
@@ -139,10 +136,7 @@ def _file(path: Path) -> Path | None:
 
 @functools.cache
 def _read(module: str, file: Path, text: str) -> tuple[dict[str, list], dict[str, str]]:
-    """Return a module's statements by the name they define, or its file's, and what it imports.
-
-    A statement is that name, the digest of its code, and the names of l2m that it uses.
-    """
+    """Return a module's statements by what they define (or its file), and what it imports."""
     tree, nodes, imports = ast.parse(text), defaultdict(list), {}
     for node in ast.walk(tree):  # docstrings are no code
         if isinstance(getattr(node, "body", None), list):

@@ -75,10 +75,7 @@ def device_name(device) -> str:
 
 
 def fingerprint(name: str = EMBEDDED) -> str:
-    """sha256 that identifies a model or tokenizer: of all files it reads, or of the embedded one.
-
-    A Hub id that is not on this disk is identified by its name alone.
-    """
+    """sha256 of all that a model or tokenizer reads; of a Hub id not on this disk, its name."""
     if name == EMBEDDED:  # known without the file: results are looked up where it is not installed
         return EMBEDDED_SHA256
     files = [file for file in Path(name).rglob("*") if file.is_file()]

@@ -22,15 +22,12 @@ COMPILE_FROM = 1 << 26  # packed tokens; compiling layers takes as long as 2^25 
 
 @dataclass
 class Scores:
-    """Log-likelihoods (nats, float32) of n windows of T tokens, with m = min((ratio−1)·ℓ, T−ℓ).
-
-    With k partners a window, `shuffled` is (k, n, m) for every split ℓ, and `partners` (k, n).
-    """
+    """Log-likelihoods (nats, float32) of n windows of T tokens, with m = min((ratio−1)·ℓ, T−ℓ)."""
 
     joint: np.ndarray  # (n, T): log q(w_t | BOS, w_<t)
     marginal: dict[int, np.ndarray]  # by ℓ, (n, m): log q(w_{ℓ+j} | BOS, w_{ℓ+1} … w_{ℓ+j−1})
     shuffled: dict[int, np.ndarray]  # by ℓ, (n, m): the partner's Y' after the own first ℓ tokens
-    partners: np.ndarray  # (n,): the window whose continuation was borrowed
+    partners: np.ndarray  # (n,): the window of Y'; of k partners (k, n), and above (k, n, m)
     ratio: int  # the largest L/ℓ; smaller ones can be read from the same numbers
     groups: np.ndarray | None = None  # (n,): the book of each window
 
@@ -190,7 +187,8 @@ def score(
             require_causal(model, tokens[:1].to(device), bos)
             pieces = np.split(checked, range(batch_size, len(checked), batch_size))[: len(checked)]
             way = exact_way(model, method, batch, pieces, length, bos)
-        bar = tqdm(total=n, initial=shards.done, unit="window", disable=not progress)
+        done = n - sum(map(len, missing.values()))
+        bar = tqdm(total=n, initial=done, unit="window", disable=not progress)
         for number, rows in missing.items():
             parts = []
             for i in range(0, len(rows), batch_size):

@@ -75,11 +75,6 @@ class Shards:
         files = sorted(self.folder.glob("shard-*-*.parquet")) if self.folder else ()
         return {int(file.name.split("-")[1]): file for file in files}
 
-    @property
-    def done(self) -> int:
-        """Windows already scored."""
-        return sum(len(self.rows[number]) for number in self._files())
-
     def missing(self) -> dict[int, np.ndarray]:
         """Window indices of each shard that this process still has to score, by its number."""
         mine = set(range(self.rank, len(self.rows), self.world))

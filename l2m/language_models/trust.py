@@ -52,10 +52,7 @@ def require_causal(model, window, bos) -> None:
 
 
 def require_finite(model, values: dict, rows, windows, partners, n: int) -> None:
-    """UntrustedModel, naming window, token and cure, if any log-likelihood is not finite.
-
-    Arguments as in `likelihood`; `rows` are the windows' numbers, made-up ones' from `n` on.
-    """
+    """UntrustedModel, naming window, token and cure, if any log-likelihood is not finite."""
     for (kind, *which), log_q in values.items():
         if log_q.isfinite().all():
             continue

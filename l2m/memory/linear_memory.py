@@ -121,11 +121,8 @@ def _value(steps, discount):
 
 
 def _reduced(steps, value, m):
-    """Mean of D_i of the memory of m numbers that keeps what is of most value.
-
-    Its numbers are uncorrelated with unit variances; `known` is their covariance with x.
-    """
-    known, cost = np.zeros((0, 0)), 0.0
+    """Mean of D_i of the memory of m numbers that keeps what is of most value."""
+    known, cost = np.zeros((0, 0)), 0.0  # covariances of its m numbers with x: they are white
     for (read, deviation, keep), worth in zip(steps, value[1:], strict=True):
         seen = known @ read
         variance = read @ read + deviation**2 - seen @ seen

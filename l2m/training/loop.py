@@ -204,10 +204,7 @@ class _Run:
 
 @torch.inference_mode()
 def evaluate_positions(model, task, batches, precision="bf16") -> np.ndarray:
-    """The task's loss at every position, in nats: float64 (n, L) over all sequences of `batches`.
-
-    These are as the task's `batch` gives them. RuntimeError if a loss is not finite.
-    """
+    """The task's loss at every position of `batches`, float64 (n, L), nats; or RuntimeError."""
     out = []
     with torch.compiler.set_stance("force_eager"):  # compiling again would take longer
         for batch in batches:

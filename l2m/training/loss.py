@@ -27,10 +27,7 @@ def token_values(model, tokens, bos_token_id: int):
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """Mean of -log softmax(hidden · weightᵀ)[targets]: fp32 scalar, nats.
-
-    Of last hidden states (N, width), output embeddings (M, width) and token ids (N,).
-    """
+    """Mean of -log softmax(hidden (N, d) · weight (M, d)ᵀ)[targets (N,)]: fp32 scalar, nats."""
 
     @staticmethod
     def forward(ctx, hidden, weight, targets):

@@ -47,10 +47,7 @@ def _on_gpu(tensor) -> bool:
 
 @torch.compiler.disable
 def _fused(mixer, hidden):
-    """The same through the kernel of mamba-ssm, in the layout that it wants: time runs fastest.
-
-    It keeps what the backward pass needs; through transformers it computes that again.
-    """
+    """The same, through mamba-ssm's kernel in its own layout, keeping what backward needs."""
     from mamba_ssm.ops.selective_scan_interface import mamba_inner_fn
 
     xz = (mixer.in_proj.weight @ hidden.flatten(0, 1).T).view(-1, *hidden.shape[:2])
