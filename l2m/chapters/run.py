@@ -71,20 +71,16 @@ def plan(names: list[str], given: dict[str, str], output_dir: Path | None = None
         values = {k: v for k, v in values.items() if v != known[k].default}
         folder = output_dir or (ROOT / "_runs" if values else book_dir())
         if values and folder.resolve() == book_dir().resolve():
-            raise ChapterError(
-                f"book/ holds chapters that ran with their default parameters, and {name} would "
-                f"run with {', '.join(f'{k}={v!r}' for k, v in values.items())}: "
-                f"choose another --output-dir."
-            )
+            why = f"book/ holds {name} with its default {', '.join(values)}"
+            raise ChapterError(f"{why}: choose another --output-dir.")
         jobs.append(Job(name, values, folder / f"{name}.ipynb"))
     for folder in {job.output.parent for job in jobs}:  # now, and not when the chapter has run
         try:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
-            raise ChapterError(
-                f"cannot write to {folder} ({error.strerror}): choose another --output-dir."
-            ) from None
+            why = f"cannot write to {folder} ({error.strerror})"
+            raise ChapterError(f"{why}: choose another --output-dir.") from None
     return jobs
 
 

@@ -4,9 +4,8 @@ A window W_{1:T} is cut at each split ℓ into X = W_{1:ℓ} and Y = W_{ℓ+1:r�
 are wanted of every token of Y (Eqs. 6 and 7 of {cite:t}`chen2025l2m`): after X (`joint`), after BOS
 alone (`marginal`), and, for the continuation Y' of a *partner* window, after X (`shuffled`).
 
-`score` gets them from one packed pass per window (`packing`), or from the best exact way that the
-model allows (`likelihood`), once it trusts the model (`trust`). `score_whole` is the naive twin,
-for any density whatever.
+`score` gets them in the fastest exact way that the model allows (`likelihood`), once it trusts the
+model (`trust`). `score_whole` is the naive twin, for any density whatever.
 """
 
 from dataclasses import dataclass
@@ -220,8 +219,7 @@ def _checked(windows, groups, splits, ratio, partners, n_partners, seed, model=N
         context = getattr(config, "max_position_embeddings", None)
         if context is not None and 0 < context < length:
             raise ValueError(
-                f"windows of {length} tokens exceed the model's context of {context}: "
-                f"take windows of at most {context}, or another model"
+                f"windows of {length} tokens exceed the model's context of {context}: cut them"
             )
         if windows.min() < 0 or windows.max() >= config.vocab_size:
             raise ValueError(

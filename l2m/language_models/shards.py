@@ -55,10 +55,8 @@ class Shards:
         if (self.folder / "manifest.json").exists():
             found = opened(self.folder, SCHEMA, CURE)
             if other := [k for k, value in self.manifest.items() if found.get(k) != value]:
-                raise RuntimeError(
-                    f"{self.folder} holds shards made with another {', '.join(other)}: "
-                    "name another folder, or remove this one"
-                )
+                made = f"{self.folder} holds shards made with another {', '.join(other)}"
+                raise RuntimeError(f"{made}: name another folder, or remove this one")
         else:
             seal(self.folder, SCHEMA, self.manifest)
         for number, file in self._files().items():

@@ -38,10 +38,8 @@ def load_latest(folder, model, optimiser, about: dict) -> tuple[int, list]:
             if found != about:
                 pairs = [(found.get(part, {}), wanted) for part, wanted in about.items()]
                 other = [k for a, b in pairs for k in sorted(a | b) if a.get(k) != b.get(k)]
-                raise RuntimeError(
-                    f"{folder} holds checkpoints of another run (differs in {', '.join(other)}): "
-                    "name another folder, or remove this one"
-                )
+                why = f"{folder} holds checkpoints of another run (differs in {', '.join(other)})"
+                raise RuntimeError(f"{why}: name another folder, or remove this one")
             for name, tensor in _tensors(model, optimiser).items():
                 tensor.copy_(file.get_tensor(name))
             return int(header["step"]), json.loads(header["rows"])
