@@ -9,6 +9,7 @@ in fp32, in fp32 and under bf16 autocast. Without mamba-ssm only our own is ther
 
 import argparse
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from timing import record, timed
 
 from l2m.language_models.models import device_name
 from l2m.training import mamba_mixer
-from l2m.training.acceleration import prepare
+from l2m.training.acceleration import prepared
 from l2m.training.loop import autocast
 from l2m.training.loss import token_loss
 from l2m.training.networks import build_model
@@ -71,8 +72,8 @@ def first_step(precision, way):
     model.cuda().train()
     if way != "transformers":
         mamba_mixer.MAMBA_SSM = way == "mamba-ssm"
-        prepare(model, compile_layers=False)
-    with autocast("cuda", precision):
+    ours = nullcontext() if way == "transformers" else prepared(model, compile_layers=False)
+    with ours, autocast("cuda", precision):
         loss = token_loss(model, tokens.cuda(), 0)
     loss.backward()
     return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])

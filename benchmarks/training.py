@@ -19,6 +19,7 @@ import gc
 import json
 import os
 import time
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from timing import matmul_ceiling, record, recorded
 from transformers.activations import ACT2FN
 
 from l2m.language_models.models import device_name
-from l2m.training.acceleration import attention_kernels, flops_per_token, peak_flops, prepare
+from l2m.training.acceleration import attention_kernels, flops_per_token, peak_flops, prepared
 from l2m.training.loop import Training, autocast, train
 from l2m.training.loss import token_loss
 from l2m.training.networks import build_model
@@ -68,14 +69,17 @@ def as_it_comes(model):
     return plain
 
 
+@contextmanager
 def stepper(model, task, tricks, batch_size, device, rate):
-    """The step function with these tricks: step number → loss."""
+    """Inside the `with`, the step function with these tricks: step number → loss."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     if "kernels" not in tricks:
         model = as_it_comes(model)
     model.to(device).train()
-    if "kernels" in tricks or "compiled layers" in tricks:
-        prepare(model, "compiled layers" in tricks)
+    ready = ExitStack()
+    if "kernels" in tricks:
+        ready.enter_context(prepared(model, "compiled layers" in tricks))
+        ready.enter_context(attention_kernels(device))
     if "FlexAttention" in tricks:
         model.config._attn_implementation = "flex_attention"
         model.compile()
@@ -97,11 +101,8 @@ def stepper(model, task, tricks, batch_size, device, rate):
         optimiser.step()
         return loss.detach()
 
-    def within(number):
-        with attention_kernels(device):
-            return step(number)
-
-    return within if "kernels" in tricks else step
+    with ready:
+        yield step
 
 
 def nudge(model, by):
@@ -119,8 +120,8 @@ def compared(name, task, vocab_size, size, steps, device):
     for tricks, by in (([], 0), (TRICKS, 0), ([], 1e-6)):
         free()
         model = nudge(build(name, vocab_size, task.length), by)
-        step = stepper(model, task, tricks, size, device, 3e-4)
-        losses.append([float(step(i)) for i in range(steps)])
+        with stepper(model, task, tricks, size, device, 3e-4) as step:
+            losses.append([float(step(i)) for i in range(steps)])
         del step
     plain, fast, nudged = map(np.array, losses)
     out = {
@@ -194,9 +195,9 @@ def measure(name, length, vocab_size, tokens, plain_tokens, steps, device, ceili
         free()
         model = build(name, vocab_size, length)
         size = max(1, (plain_tokens if "loss without logits" not in tricks else tokens) // length)
-        step = stepper(model, task, tricks, size, device, 3e-4)
         try:
-            row(way, size * length / timed(step, steps, device))
+            with stepper(model, task, tricks, size, device, 3e-4) as step:
+                row(way, size * length / timed(step, steps, device))
         except torch.OutOfMemoryError:
             print(f"{name} L={length} {way}: out of memory at {size * length} tokens", flush=True)
         del step

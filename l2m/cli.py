@@ -1,7 +1,6 @@
 """The command `l2m`: chapters, measurements, training runs and models, from a shell.
 
-It is made with typer: an option is one typed parameter with its help, and transformers brings typer
-along. What is heavy is imported where it is used, so that ``l2m --help`` answers at once.
+What is heavy is imported where it is used, so that ``l2m --help`` answers at once.
 """
 
 import inspect
@@ -216,9 +215,7 @@ def train(
         return 0 if finished or not main_process() else UNFINISHED
     todo = [run for run in runs if not run.finished()]
     if large := [run.name for run in todo if run.needs_gpu()]:
-        raise ValueError(
-            f"{len(large)} runs need a GPU, {large[0]} for one; --grid smoke needs none."
-        )
+        raise ValueError(f"{len(large)} runs need a GPU: {large[0]}, …; --grid smoke needs none.")
     start, end = [sys.executable, "-m", "l2m"], f"--until={until}"
     commands = {run.name: [*start, *commands[run.name], end] for run in todo}
     logs = cache_dir() / "runs" / what / "logs"

@@ -1,7 +1,5 @@
 """The book's chapters: notebooks, which are run, checked and made into pages.
 
-Here lives what a chapter needs to be a chapter: its checked parameters, its run, the stamp by which
-an executed one is seen to be out of date, its figures' looks, and what is published. This room is
-on top: it may import everything below (experiments, training, language models, memory, information,
-sources, text, results, files), and only notebooks and `l2m.cli` import it.
+What a chapter needs to be one: checked parameters, its run, the stamp by which an executed one is
+seen to be out of date, its figures' looks, what is published. For notebooks and `l2m.cli`.
 """

@@ -1,9 +1,8 @@
 """The calculator of history states, as a page of the book and as the command `l2m models`.
 
 The page runs in the browser without a server. What it knows of the public models is generated from
-`l2m.memory.architectures`, so that page and library cannot differ; each model comes with a few
-values of its history state, by which the page checks its own arithmetic. The laws of the
-information are the paper's and those of chapter 3's longest curves. `l2m build` writes them anew.
+`l2m.memory.architectures`, with a few values of each history state, by which the page checks its
+own arithmetic. The laws are the paper's and chapter 3's. `l2m build` writes them anew.
 """
 
 import json
@@ -25,21 +24,18 @@ GROWTH = {  # laws in words, with their rates
     "bounded": "to {:,.0f} scalars at most",
 }
 CHECKED = (1, 1000, 1_048_576, 10**9)  # lengths at which the page checks itself
+CURVES = "03_bipartite_mi/novels-8192-bos1"  # chapter 3's result with the longest windows
+SHORTEST = 32  # for smaller L the estimate depends on how the first tokens are treated
 PAPER = {"The paper, direct": (2.27, 0.76), "The paper, vCLUB": (3.26, 0.71)}  # its Fig. 2b
 
 
-def measured(name: str = "03_bipartite_mi/novels-8192-bos1", shortest: int = 32) -> dict:
-    """Return chapter 3's recorded curves of I_BP(L/2; L), up to the longest L.
-
-    `name` is the result's, `shortest` the first L used: at shorter ones the estimate depends on how
-    the first tokens are treated. Returns by label: lengths (k,), nats of every window (DataFrame
-    (n, k)), and its book (Series (n,)).
-    """
-    terms = recorded(name, provenance(name)["params"])
+def measured() -> dict:
+    """Return chapter 3's curves of I_BP(L/2; L), by label: L (k,), nats (n, k), books (n,)."""
+    terms = recorded(CURVES, provenance(CURVES)["params"])
     books = terms.groupby("window")["book"].first()
     curves = {}
     for label, estimator in (("Chapter 3, direct", "direct"), ("Chapter 3, vCLUB", "vclub")):
-        values = window_mi(terms, estimator, ratio=2).loc[:, shortest // 2 :]
+        values = window_mi(terms, estimator, ratio=2).loc[:, SHORTEST // 2 :]
         curves[label] = 2 * values.columns.to_numpy(), values, books
     return curves
 
@@ -54,11 +50,7 @@ def laws() -> list[list]:
 
 
 def models() -> list[dict]:
-    """Return the public models as the page reads them: ``name, family, source, memories, dims``.
-
-    Memories are lists ``what, width, slots, size, layers``; dims are pairs of a length and the
-    scalars kept after so many tokens.
-    """
+    """Return the public models as the page reads them, with the scalars kept at some lengths."""
     found = []
     for fact in architectures():
         state = history_state(fact["config"])
@@ -85,10 +77,7 @@ def write() -> Path:
 
 
 def table(beta: float, length: int) -> str:
-    """Return in text what the public models keep of the first half of `length` tokens.
-
-    With each goes how that grows, and whether it can as I_BP ~ L^beta asks (Theorem 5.4).
-    """
+    """Return in text what public models keep of `length` / 2 tokens, its growth, and verdicts."""
     rows = [("model", "scalars kept", "growth", "L²M condition")]
     for fact in architectures():
         config = fact["config"]
@@ -105,20 +94,16 @@ def described(model: str, beta: float, length: int) -> str:
     """Return in text what one model keeps, memory by memory, and the verdict on it.
 
     `model` is a name or id of the table, a folder, a ``config.json``, or a Hub id. OSError or
-    ValueError when there is no such config, or it is not known what such a model keeps.
+    ValueError when there is no such config, or what such a model keeps is not known.
     """
     config, read = _config(model), length // 2
     state, law, verdict = history_state(config), growth(config), satisfies_l2m(config, beta)
-    kept = [f"  {m.dim(read):>20,}  {m.what}, in {m.layers} layers" for m in state.memories]
+    lines = [f"{model} keeps {state.dim(read):,} scalars after {read:,} tokens:"]
+    lines += [f"  {m.dim(read):>20,}  {m.what}, in {m.layers} layers" for m in state.memories]
+    lines.append(f"It grows {GROWTH[law.law].format(law.rate)}.")
     met = "met" if verdict else "not met"
-    return "\n".join(
-        [
-            f"{model} keeps {state.dim(read):,} scalars after {read:,} tokens:",
-            *kept,
-            f"It grows {GROWTH[law.law].format(law.rate)}.",
-            f"The L²M condition for I_BP ~ L^{beta:g} is {met}: {verdict.why}.",
-        ]
-    )
+    lines.append(f"The L²M condition for I_BP ~ L^{beta:g} is {met}: {verdict.why}.")
+    return "\n".join(lines)
 
 
 def _config(model: str) -> dict:

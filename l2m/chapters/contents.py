@@ -1,8 +1,7 @@
 """What the book holds: its chapters, and the pages that are made from these and from other files.
 
-Sources of chapters are in ``notebooks/``, the executed ones in ``book/``. Made anew by `l2m build`
-are the page of claims, from what the chapters said of them; the references, from the bibliography;
-and the picture of the first page, which is chapter 1's.
+Sources of chapters are in ``notebooks/``, executed ones in ``book/``. `l2m build` makes the page of
+claims, from what the chapters said; the references; and the first page's picture, chapter 1's.
 """
 
 import json
@@ -11,26 +10,8 @@ from pathlib import Path
 
 from l2m.files import ROOT, write_atomic
 
-CLAIMS = {  # of the paper, and where it makes them
-    "C1": "The bipartite information of books grows like a power of $L$; the direct estimate and "
-    "vCLUB agree (Fig. 2b)",
-    "C2": "The two-point information of books falls like a power of $d$, once its bias is removed "
-    "(Figs. 2c, B.4, B.5)",
-    "C3": "The same for other models, corpora, and $L/\\ell = 3, 4$ (Figs. B.1, B.2)",
-    "C4": "Correcting the first tokens of the marginal matters at small $L$ only (Fig. B.3)",
-    "C5": "Two-point information can mislead: the all-equal source (Sec. 4.4)",
-    "C6": "Two Gaussian families: the same antipodal two-point information, but bipartite "
-    "information like $L^{0.79}$ and like $\\log L$ (Fig. C.6)",
-    "C7": "$I_\\mathrm{BP}^q \\le C \\dim(z) + \\log M$ (Thm 5.2)",
-    "C8": "Which architectures meet the condition (Sec. 5.2, App. D)",
-    "C9": "Gaussian data: the error of GPT-2 stays flat in $L$, that of small Mamba models rises "
-    "(Figs. 3a, 3b, G.7)",
-    "C10": "The error falls on one curve against $I_\\mathrm{BP}/\\dim(z)$ (Fig. 3c)",
-    "C11": "Books: Mamba leads early and levels off, GPT-2 keeps improving, size narrows the gap "
-    "(Figs. 4, G.9)",
-    "C12": "At $10^6$ tokens more than 60,000 nats, and states near $10^6$ (Sec. 6)",
-    "C13": "The measured $\\beta$ is likely too low (Sec. B.III)",
-}
+# Of the paper, and where it makes them.
+CLAIMS = json.loads(Path(__file__).with_name("claims.json").read_text(encoding="utf-8"))
 ARGUMENT = "th-fig-state"  # the figure of chapter 1 that is on the first page
 
 
@@ -60,10 +41,7 @@ def chapters() -> list[str]:
 
 
 def find_chapter(text: str) -> str:
-    """Return the chapter called by its name, its number (``2`` or ``02``) or its file.
-
-    ChapterError, listing the chapters there are, for any other text.
-    """
+    """Return the chapter called by its name, number (``2`` or ``02``) or file; or ChapterError."""
     stem = Path(text).name.removesuffix(".ipynb")
     for name in chapters():
         number = name.split("_")[0]
@@ -83,81 +61,48 @@ def read_notebook(path: Path):
 
 
 def claims_file(chapter: str) -> Path:
-    """Return the file in which a chapter's run keeps what it says of the paper's claims."""
+    """Return the file of what a chapter says of the paper's claims."""
     return ROOT / "results" / chapter / "claims.json"
 
 
 def claims_page() -> str:
     """Return the page of claims, from the files of all chapters."""
-    said = {id: [] for id in CLAIMS}
+    from jinja2 import Template
+
+    template, said = Path(__file__).with_name("claims.md.jinja").read_text(encoding="utf-8"), []
     for chapter in chapters():
+        where = {"where": f"[chapter {int(chapter[:2])}]({chapter}.ipynb)"}
         if claims_file(chapter).exists():
-            for claim in json.loads(claims_file(chapter).read_text(encoding="utf-8")):
-                where = f"[chapter {int(chapter[:2])}]({chapter}.ipynb)"
-                said[claim["id"]].append((where, claim))
-    table = ["| | claim | verdict |", "|---|---|---|"]
-    parts = []
-    for id, some in said.items():
-        verdicts = "; ".join(f"{claim['verdict']}, {where}" for where, claim in some) or "open"
-        table.append(f"| {id} | {CLAIMS[id]} | {verdicts} |")
-        for where, claim in some:
-            parts += [
-                f"**{id}**, {where}: *{claim['verdict']}.* {claim['reason']}\n",
-                f"- The paper: {claim['paper']}",
-                f"- Here: {claim['ours']}",
-                f"- Under which condition: {claim['condition']}\n",
-            ]
-    return _CLAIMS_PAGE.format(table="\n".join(table), parts="\n".join(parts))
-
-
-_CLAIMS_PAGE = """# Claim by claim
-
-What [Chen et al. 2025](references.md#chen-et-al-2025) claim, and what came out here. This page
-is made from what the chapters recorded when they ran: no number of ours is typed. *Open* means
-that nothing here speaks for or against the claim yet.
-
-{table}
-
-## What came out
-
-{parts}"""
+            claims = json.loads(claims_file(chapter).read_text(encoding="utf-8"))
+            said += [claim | where for claim in claims]
+    return Template(template).render(claims=CLAIMS, all=said)
 
 
 def references_page() -> str:
     """Return the page of references, from the bibliography; each has a heading to link to."""
     from pybtex.database import parse_file
     from pybtex.plugin import find_plugin
+    from pybtex.richtext import Text
 
     style = find_plugin("pybtex.style.formatting", "plain")()
     backend = find_plugin("pybtex.backends", "markdown")("utf-8")
     found = []
     for key, entry in parse_file(book_dir() / "references.bib").entries.items():
+        people = [str(Text.from_latex(" ".join(p.last_names))) for p in entry.persons["author"]]
+        many = len(people) > 2 or "others" in people
+        cited = f"{people[0]} et al." if many else " and ".join(people)
         text = style.format_entry(key, entry).text.render(backend).replace("\n", " ")
-        found.append(f"## {_cited(entry)}\n\n" + re.sub(r"\\([-.()!])", r"\1", text) + "\n")
+        text = re.sub(r"\\([-.()!])", r"\1", text)
+        found.append(f"## {cited} {entry.fields['year']}\n\n{text}\n")
     front = "---\nmyst:\n  heading_anchors: 2\n---\n\n# References\n\n"
     return front + "\n".join(sorted(found))
 
 
-def _cited(entry) -> str:
-    """Return how the text names a work: by one author, two, or the first, and the year."""
-    from pybtex.richtext import Text
-
-    people = [str(Text.from_latex(" ".join(p.last_names))) for p in entry.persons["author"]]
-    names = people[0] if len(people) == 1 else " and ".join(people)
-    if len(people) > 2 or "others" in people:
-        names = f"{people[0]} et al."
-    return f"{names} {entry.fields['year']}"
-
-
 def argument() -> str:
     """Return the picture of the paper's argument, out of the executed chapter 1."""
-    executed = read_notebook(book_dir() / f"{chapters()[0]}.ipynb")
-    [cell] = [
-        cell
-        for cell in executed.cells
-        if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") == ARGUMENT
-    ]
-    return cell.outputs[0].data["image/svg+xml"]
+    cells = read_notebook(book_dir() / f"{chapters()[0]}.ipynb").cells
+    named = {c.metadata.get("mystnb", {}).get("figure", {}).get("name"): c for c in cells}
+    return named[ARGUMENT].outputs[0].data["image/svg+xml"]
 
 
 def write_pages() -> None:

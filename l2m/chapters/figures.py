@@ -1,9 +1,8 @@
 """One look for all figures: colours with a fixed meaning, safe for the colour-blind; legible type.
 
 Figures are 6.4 inches wide with 12-point type: on a phone, 360 pixels across, that is still 9 px.
-The colours are Okabe & Ito's; black is left for exact truth, grey for the paper's own numbers.
-Notebooks get figures as SVG on white, with the letters as outlines: sharp on screen and paper, and
-the same on every machine. The pages of the book invert them in the dark.
+The colours are Okabe & Ito's; black is for exact truth, grey for the paper's own numbers. Notebooks
+get SVG on white, with letters as outlines: the same on every machine. Pages invert it in the dark.
 """
 
 import json
@@ -13,15 +12,12 @@ from pathlib import Path
 
 _LOOKS = json.loads(Path(__file__).with_name("figures.json").read_text(encoding="utf-8"))
 _PALETTE = _LOOKS["palette"]
+# Colour names and roles → hex codes: the same quantity has the same colour in every chapter.
 COLORS = _PALETTE | {role: _PALETTE[color] for role, color in _LOOKS["roles"].items()}
-"""Colour names and roles → hex codes: the same quantity has the same colour in every chapter."""
 
 
 def use_style():
-    """Set matplotlib to the book's style; call once, after the imports of a notebook.
-
-    In a notebook figures become SVG, shown under their cell, with the same bytes at every run.
-    """
+    """Set matplotlib to the book's style; in a notebook, to SVG that is the same at every run."""
     import matplotlib as mpl
 
     if "ipykernel" in sys.modules:
@@ -35,15 +31,15 @@ def use_style():
 
 def log_axes(ax, xlabel, ylabel, ylog=True):
     """Give `ax` a base-2 logarithmic x axis with plain numbers (1, 2, 4, …), and a log y axis."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import LogLocator, NullLocator
 
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_locator(LogLocator(base=2, numticks=9))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    ax.xaxis.set_major_formatter("{x:,g}")
     if ylog:
         ax.set_yscale("log")
-        ax.yaxis.set_major_formatter(FuncFormatter(_plain_or_power))
+        ax.yaxis.set_major_formatter(_plain_or_power)
     ax.set(xlabel=xlabel, ylabel=ylabel)
 
 

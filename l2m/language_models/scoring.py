@@ -4,9 +4,8 @@ A window W_{1:T} is cut at each split ℓ into X = W_{1:ℓ} and Y = W_{ℓ+1:r�
 are wanted of every token of Y (Eqs. 6 and 7 of {cite:t}`chen2025l2m`): after X (`joint`), after BOS
 alone (`marginal`), and, for the continuation Y' of a *partner* window, after X (`shuffled`).
 
-`score` gets them from one packed pass per window (`packing`), or from the best exact way that the
-model allows (`likelihood`), once it trusts the model (`trust`). `score_whole` is the naive twin,
-for any density whatever.
+`score` gets them in the fastest exact way that the model allows (`likelihood`), once it trusts the
+model (`trust`). `score_whole` is the naive twin, for any density whatever.
 """
 
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from l2m.information.resampling import members
-from l2m.language_models import packing
 from l2m.language_models.shards import Shards
 
 COMPILE_FROM = 1 << 26  # packed tokens; compiling layers takes as long as 2^25 of them without
@@ -23,25 +21,14 @@ COMPILE_FROM = 1 << 26  # packed tokens; compiling layers takes as long as 2^25 
 
 @dataclass
 class Scores:
-    """Log-likelihoods (nats, float32) of n windows of T tokens, with m = min((ratio−1)·ℓ, T−ℓ).
+    """Log-likelihoods (nats, float32) of n windows of T tokens, with m = min((ratio−1)·ℓ, T−ℓ)."""
 
-    Attributes
-    ----------
-    joint : (n, T), log q(w_t | BOS, w_<t).
-    marginal : for every split ℓ, (n, m): log q(w_{ℓ+j} | BOS, w_{ℓ+1} … w_{ℓ+j−1}).
-    shuffled : for every split ℓ, (n, m), or (k, n, m) with k partners per window: the partner's
-        continuation after the own first ℓ tokens.
-    partners : (n,) or (k, n), the index of the window whose continuation was borrowed.
-    ratio : r = L/ℓ at most; every smaller one can be read from the same numbers.
-    groups : (n,) or None, the book of each window.
-    """
-
-    joint: np.ndarray
-    marginal: dict[int, np.ndarray]
-    shuffled: dict[int, np.ndarray]
-    partners: np.ndarray
-    ratio: int
-    groups: np.ndarray | None = None
+    joint: np.ndarray  # (n, T): log q(w_t | BOS, w_<t)
+    marginal: dict[int, np.ndarray]  # by ℓ, (n, m): log q(w_{ℓ+j} | BOS, w_{ℓ+1} … w_{ℓ+j−1})
+    shuffled: dict[int, np.ndarray]  # by ℓ, (n, m): the partner's Y' after the own first ℓ tokens
+    partners: np.ndarray  # (n,): the window of Y'; of k partners (k, n), and above (k, n, m)
+    ratio: int  # the largest L/ℓ; smaller ones can be read from the same numbers
+    groups: np.ndarray | None = None  # (n,): the book of each window
 
     @property
     def splits(self) -> list[int]:
@@ -62,9 +49,8 @@ def partner_permutation(n: int, groups=None, k: int = 1, seed: int = 0) -> np.nd
     """Partners of n windows: k permutations (k, n), or (n,) for k = 1, never within a group.
 
     A permutation gives every continuation exactly once, so that its own marginal can be subtracted
-    from both terms of vCLUB without moving the mean. Groups stand in a random order, one's windows
-    after the other's, and are shifted cyclically by at least the largest group. ValueError if one
-    group holds more than half of the windows, or there are fewer than k such shifts.
+    from both terms of vCLUB without moving the mean. ValueError if one group holds more than half
+    of the windows, or there are fewer than k such permutations.
     """
     if k < 1:
         raise ValueError(f"a window needs at least one partner, not {k}")
@@ -73,6 +59,7 @@ def partner_permutation(n: int, groups=None, k: int = 1, seed: int = 0) -> np.nd
     order = rng.permutation(n)
     shuffled = rng.permutation(n)  # neighbours on the shelf are alike: books in random order
     order = order[np.argsort(shuffled[groups[order]], kind="stable")]
+    # shifted cyclically by at least the largest group, no window stays within its own
     largest = np.unique(groups, return_counts=True)[1].max() if n else 0
     shifts = np.arange(largest, n - largest + 1)
     if len(shifts) < k:
@@ -89,13 +76,13 @@ def partner_permutation(n: int, groups=None, k: int = 1, seed: int = 0) -> np.nd
 def score_whole(log_prob, windows, splits, ratio=2, partners=None, groups=None) -> Scores:
     """Score windows under any density, every sequence whole: the definition, and the naive twin.
 
-    `log_prob` takes (n, t) tokens to the log-likelihood of each given those before it (and given
-    BOS, if the density has one), (n, t), nats. Others as in `score`.
+    `log_prob` takes (n, t) tokens to the log-likelihood of each given those before it (and BOS, if
+    the density has one), (n, t), nats. Others as in `score`.
     """
     windows, groups, splits, partners = _checked(windows, groups, splits, ratio, partners, 1, 0)
     marginal, shuffled = {}, {}
     for split in splits:
-        end = split + packing.continuation_length(windows.shape[1], split, ratio)
+        end = min(ratio * split, windows.shape[1])
         marginal[split] = np.asarray(log_prob(windows[:, split:end]))
         x = windows[:, :split]
         swapped = [np.hstack([x, windows[row, split:end]]) for row in np.atleast_2d(partners)]
@@ -125,30 +112,22 @@ def score(
     compile_layers=None,
     check=2,
     folder=None,
-    repair=False,
     progress=True,
 ) -> Scores:
-    """Log-likelihoods of windows under a causal language model, at every split.
+    """Log-likelihoods of windows under a causal language model (`load_model`), at every split.
 
-    Parameters
-    ----------
-    model : a causal model of transformers, in evaluation mode (`load_model`).
-    windows : (n, T) token ids without BOS, T at most the model's context; or `Corpus.windows`.
-    splits : ℓ's, each < T; by default 2, 4, 8, … with ratio·ℓ ≤ T.
-    ratio : r = L/ℓ; the continuation of split ℓ has (r−1)·ℓ tokens, cut at the window's end.
-    partners : (n,) or (k, n) window indices; by default `n_partners` permutations that never
-        stay within a group, drawn with `seed`.
-    bos_token_id : the token every sequence starts with; by default the model's own.
-    groups : (n,) book of each window; those of `Corpus.windows` by default.
-    method : "packed", "prefix", "whole" (see `likelihood`), or "auto": the first that is exact.
-    batch_size : windows per pass; by default as many as suit the device.
-    compile_layers : on a GPU, compile the model's layers for this shape: a minute once, then half
-        as fast again. By default if there is enough to score that it pays.
-    check : windows, spread over the run, that are compared with whole passes, beside made-up ones
-        of the run's other tokens (one for 16 windows at most); 0 for none.
-    folder : where finished shards are kept: a run that was killed goes on from there, and the
-        processes of `torchrun` share the shards among them.
-    repair : recompute damaged shards of `folder` instead of refusing them.
+    `windows` are (n, T) token ids without BOS, T at most the model's context, with `groups`, the
+    book of each (n,); or `Corpus.windows`, which has both. `splits` are the ℓ's, by default 2, 4,
+    8, …; the continuation of ℓ has (`ratio`−1)·ℓ tokens, cut at the window's end. `partners`, (n,)
+    or (k, n) window indices, are by default `n_partners` permutations that never stay within a
+    group, drawn with `seed`. Every sequence starts with `bos_token_id`, by default the model's own.
+
+    `method` is "packed", "prefix", "whole" (see `likelihood`), or "auto": the first that is exact.
+    So many windows as `check` says, spread over the run, and made-up ones of its other tokens (one
+    for 16 windows at most) are compared with whole passes. `batch_size` is windows per pass, by
+    default as many as suit the device. `compile_layers`, on a GPU, takes a minute once, and is half
+    as fast again; by default if there is enough to score. In `folder` finished shards are kept: a
+    run that was killed goes on from there, and the processes of `torchrun` share them.
 
     Raises ValueError if a window exceeds the model's context, a token the vocabulary, a split the
     window; UntrustedModel if the model is not causal, or a score is not finite; RuntimeError if no
@@ -156,6 +135,7 @@ def score(
     """
     import torch
 
+    from l2m.language_models import packing
     from l2m.language_models.trust import exact_way, made_up, require_causal, require_finite
 
     windows, groups, splits, partners = _checked(
@@ -200,13 +180,14 @@ def score(
     settings = {"windows": windows, "partners": partners, "splits": splits, "ratio": ratio}
     settings |= {"bos_token_id": bos, "method": method, "batch_size": batch_size}
     settings |= {"compile_layers": compile_layers, "device": device.type}
-    with torch.inference_mode(), Shards(folder, model, settings, 4 * batch_size, repair) as shards:
+    with torch.inference_mode(), Shards(folder, model, settings, 4 * batch_size) as shards:
         missing = shards.missing()
         if missing:  # nothing is left to check of a finished folder
             require_causal(model, tokens[:1].to(device), bos)
             pieces = np.split(checked, range(batch_size, len(checked), batch_size))[: len(checked)]
             way = exact_way(model, method, batch, pieces, length, bos)
-        bar = tqdm(total=n, initial=shards.done, unit="window", disable=not progress)
+        done = n - sum(map(len, missing.values()))
+        bar = tqdm(total=n, initial=done, unit="window", disable=not progress)
         for number, rows in missing.items():
             parts = []
             for i in range(0, len(rows), batch_size):
@@ -238,8 +219,7 @@ def _checked(windows, groups, splits, ratio, partners, n_partners, seed, model=N
         context = getattr(config, "max_position_embeddings", None)
         if context is not None and 0 < context < length:
             raise ValueError(
-                f"windows of {length} tokens exceed the model's context of {context}: "
-                f"take windows of at most {context}, or another model"
+                f"windows of {length} tokens exceed the model's context of {context}: cut them"
             )
         if windows.min() < 0 or windows.max() >= config.vocab_size:
             raise ValueError(

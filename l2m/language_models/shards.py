@@ -1,9 +1,8 @@
 """Scores on disk while they are made: sharded parquet that survives a kill and finds damage.
 
-A shard is written under a temporary name and renamed to `shard-00012-<sha256>.parquet`, so a file
-that is there is complete, and its name says what must be in it. In it stands a digest of what it is
-a shard of, which `manifest.json` says in full; other parameters, model or data are refused, not
-mixed.
+A shard is written under a temporary name and renamed to `shard-00012-<sha256>.parquet`: a file that
+is there is complete, and its name says what must be in it. In it stands a digest of what it is a
+shard of, which `manifest.json` says in full; other parameters, model or data are refused.
 """
 
 import os
@@ -18,21 +17,21 @@ from l2m.files import DamagedFile, as_json, digest, held, intact, opened, seal, 
 from l2m.language_models.models import model_sha256
 
 SCHEMA = "scores 2"
-CURE = "remove it or pass repair=True, and what else is there is kept"
+CURE = "remove it, and what else is there is kept"
 
 
 class Shards:
     """The finished and missing shards of one scoring run; without a folder, kept in memory.
 
-    Use as a context: it holds the folder's lock, so that two runs do not mix. Under `torchrun`
-    each process takes every world-th shard and all wait for the last before they merge.
+    As a context it holds the folder's lock. Under `torchrun` each process takes every world-th
+    shard, and all wait for the last before they merge.
     """
 
-    def __init__(self, folder, model, settings: dict, size: int, repair: bool):
+    def __init__(self, folder, model, settings: dict, size: int):
         n = len(settings["windows"])
         self.rows = np.split(np.arange(n), range(size, n, size))
         self.folder = None if folder is None else Path(folder)
-        self.values, self.repair = {}, repair
+        self.values = {}
         shared = {} if folder is None else os.environ
         self.rank, self.world = int(shared.get("RANK", 0)), int(shared.get("WORLD_SIZE", 1))
         if self.folder is not None:
@@ -52,30 +51,17 @@ class Shards:
         self.lock.close()
 
     def _check(self):
-        """Refuse or begin the manifest, refuse or remove damaged shards."""
-        found = {}
-        try:
+        """Refuse another run's manifest or begin one; refuse shards of others, or damaged ones."""
+        if (self.folder / "manifest.json").exists():
             found = opened(self.folder, SCHEMA, CURE)
-        except FileNotFoundError:
-            pass
-        except DamagedFile:
-            if not self.repair:
-                raise
-        other = [key for key in self.manifest if found.get(key) != self.manifest[key]]
-        if found and other:
-            raise RuntimeError(
-                f"{self.folder} holds shards made with another {', '.join(other)}: "
-                "name another folder, or remove this one"
-            )
-        if not found:
+            if other := [k for k, value in self.manifest.items() if found.get(k) != value]:
+                made = f"{self.folder} holds shards made with another {', '.join(other)}"
+                raise RuntimeError(f"{made}: name another folder, or remove this one")
+        else:
             seal(self.folder, SCHEMA, self.manifest)
         for number, file in self._files().items():
-            if not intact(file):
-                if not self.repair:
-                    raise DamagedFile(f"{file} is damaged (its sha256 is not its name's): {CURE}")
-                if number % self.world == self.rank:
-                    file.unlink(missing_ok=True)
-            elif self._own(number) not in (pq.read_schema(file).metadata or {}).items():
+            _require_intact(file)
+            if self._own(number) not in (pq.read_schema(file).metadata or {}).items():
                 raise RuntimeError(f"{file} is of another run: name another folder, or remove it")
 
     def _own(self, number: int) -> tuple[bytes, bytes]:
@@ -86,11 +72,6 @@ class Shards:
         """Finished shards by number; none without a folder."""
         files = sorted(self.folder.glob("shard-*-*.parquet")) if self.folder else ()
         return {int(file.name.split("-")[1]): file for file in files}
-
-    @property
-    def done(self) -> int:
-        """Windows already scored."""
-        return sum(len(self.rows[number]) for number in self._files())
 
     def missing(self) -> dict[int, np.ndarray]:
         """Window indices of each shard that this process still has to score, by its number."""
@@ -123,9 +104,13 @@ class Shards:
         return {key: np.concatenate([shard[key] for shard in shards]) for key in shards[0]}
 
 
-def _read(file):
+def _require_intact(file):
     if not intact(file):
-        raise DamagedFile(f"{file} is damaged: {CURE}")
+        raise DamagedFile(f"{file} is damaged (its sha256 is not its name's): {CURE}")
+
+
+def _read(file):
+    _require_intact(file)
     table = pq.read_table(file)
     out = {}
     for name in table.column_names[1:]:

@@ -52,16 +52,11 @@ def require_causal(model, window, bos) -> None:
 
 
 def require_finite(model, values: dict, rows, windows, partners, n: int) -> None:
-    """UntrustedModel, naming window, token and cure, if any log-likelihood is not finite.
-
-    `values`, `windows` (b, T) and `partners` (k, b, T) as in `likelihood`; `rows` are the windows'
-    numbers, those of made-up ones from `n` on.
-    """
+    """UntrustedModel, naming window, token and cure, if any log-likelihood is not finite."""
     for (kind, *which), log_q in values.items():
-        finite = torch.isfinite(log_q)
-        if finite.all():
+        if log_q.isfinite().all():
             continue
-        row, at = (~finite).nonzero()[0].tolist()
+        row, at = (~log_q.isfinite()).nonzero()[0].tolist()
         place = at + (which[0] if which else 0)
         token = (partners[which[1]] if kind == "shuffled" else windows)[row, place]
         tensors = [n for n, x in model.named_parameters() if not (x.is_meta or x.isfinite().all())]
@@ -78,10 +73,7 @@ def require_finite(model, values: dict, rows, windows, partners, n: int) -> None
 
 
 def made_up(windows, checked, most: int) -> np.ndarray:
-    """At most so many windows (m, T) of tokens that the checked ones of (n, T) lack, rare first.
-
-    The naive twin need not be asked about all windows to notice what goes wrong at a token.
-    """
+    """At most so many windows (m, T) of tokens that the checked ones of (n, T) lack, rare first."""
     tokens, counts = np.unique(windows, return_counts=True)
     new = ~np.isin(tokens, windows[checked])
     tokens, length = tokens[new][np.argsort(counts[new], kind="stable")], windows.shape[1]
@@ -92,8 +84,8 @@ def made_up(windows, checked, most: int) -> np.ndarray:
 def exact_way(model, method, batch, pieces, length, bos):
     """The named way, or the first of packed, prefix, whole that agrees with whole passes.
 
-    `batch(way, rows)` gives values, windows and partners of `rows`, those of each of `pieces`, none
-    of which means no check; `length` is T.
+    `batch(way, rows)` gives values, windows and partners of each of `pieces`, which are rows; with
+    none nothing is checked. `length` is T.
     """
     ways = {way.__name__: way for way in (packed, prefix, whole)}
     if method not in ("auto", *ways):
@@ -127,20 +119,18 @@ def exact_way(model, method, batch, pieces, length, bos):
             return way
         if way is not ways[-1]:
             warnings.warn(f"{way.__name__} scoring {problem}; trying another way", stacklevel=3)
-    cure = "report this model family"
-    if method != "auto":
-        cure = f"pass method='auto' to let another way be tried, or {cure}"
+    other = "" if method == "auto" else "pass method='auto' to let another way be tried, or "
     raise RuntimeError(
-        f"{way.__name__} scoring of {type(model).__name__} {problem}, more than {tolerance}: {cure}"
+        f"{way.__name__} scoring of {type(model).__name__} {problem}, more than {tolerance}: "
+        f"{other}report this model family"
     )
 
 
 def disagreement(model, batches, bos) -> float:
     """Largest difference, nats per token, from whole passes through the model's own forward.
 
-    Each value of a batch is compared with an unpacked sequence scored by `model(...)` itself, head
-    and all, at positions few enough that the logits stay within `LOGITS_BYTES`; of the kinds of
-    value (joint, marginal, shuffled) the one that differs most counts.
+    They are compared at positions few enough that the logits stay within `LOGITS_BYTES`; of joint,
+    marginal and shuffled values the kind that differs most counts.
     """
     found = defaultdict(list)
     for values, windows, partners in batches:
@@ -172,13 +162,9 @@ def plain_log_q(model, tokens, at, bos):
 
 
 def _largest(model, difference, log_q) -> float:
-    """The largest difference of log-likelihoods from `log_q`.
-
-    In bf16 and fp16 rounding alone moves single tokens: there it is the mean, unless a token is off
-    by more than half of 1 + |log q|.
-    """
+    """The largest difference from `log_q`; in bf16 and fp16 the mean, unless a token is far off."""
     if _dtype(model) in ("float32", "float64"):
-        return float(difference.max())
+        return float(difference.max())  # below, rounding alone moves single tokens
     far = difference[difference > (1 - log_q) / 2]
     return float(far.max() if len(far) else difference.mean())
 

@@ -1,8 +1,8 @@
 """A cache of words beside a language model: what the model misses of its past.
 
 A cache model {cite}`kuhn1990cache` predicts that words come back, and what followed a word follows
-it again. It knows nothing else, so if it improves a language model, that model had left something
-lying in its past: as many nats, at least, as the mixture gains.
+it again. If it improves a language model, that model had left something lying in its past: as many
+nats, at least, as the mixture gains.
 """
 
 from collections import Counter
@@ -18,8 +18,8 @@ FROM = 8  # tokens; before, there is nothing to come back
 def missed_table(scores, tokens) -> pd.DataFrame:
     """What the cache adds, window by window, from the `Scores` of windows and their tokens (n, T).
 
-    Returns the DataFrame `window, book, split, joint, marginal` (nats): what is gained on the ℓ
-    tokens of Y after X, with a cache of X and of Y so far, and without X, with a cache of Y so far.
+    A DataFrame `window, book, split, joint, marginal`, nats gained on the ℓ tokens of Y: after X,
+    with a cache of X and of Y so far, and without X, with a cache of Y so far.
     """
     books, rows = scores.books, []
     after_x = cache_gain(scores.joint, tokens, books)

@@ -1,10 +1,9 @@
 """Which architecture keeps what of the past: the table behind `history_state`.
 
 Two small tables in `families.json` decide. Families: which readers of `layer_memories` serve the
-attention layers and the other layers of a model type. Layer types, older names among them: which
-tokens their attention keeps, all or the last ones, as many as the config attribute named says (a
-layer called just "attention" is RecurrentGemma's, a window); and whether they hold a recurrence or
-convolution (`recurs`). A model type that is in no family is an error, never a guess.
+attention layers and the other layers of a model type. Layer types: whether attention keeps all
+tokens, or the last ones, as many as the config attribute named says; and whether they hold a
+recurrence or convolution (`recurs`). A model type in no family is an error, never a guess.
 """
 
 import json
@@ -105,9 +104,6 @@ def decoder_config(source):
 
 @cache
 def architectures() -> tuple[dict, ...]:
-    """Return facts of public models whose sizes the chapters use: ``name, id, source, config``.
-
-    ``config`` holds the entries of the model's public ``config.json`` that its history state needs.
-    """
+    """Return ``name, id, source`` of public models, and what is needed of their ``config``."""
     path = Path(__file__).with_name("architectures.json")
     return tuple(json.loads(path.read_text(encoding="utf-8")))

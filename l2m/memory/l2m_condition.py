@@ -6,7 +6,7 @@ state that grows like the data's I_BP ~ L^β, `satisfies_l2m`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import log, sqrt
+from math import log
 
 import numpy as np
 
@@ -40,13 +40,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Bound:
-    """Theorem 5.2 with its constants: I_BP^q ≤ C·dim(z) + log M + `extra`, in nats.
-
-    Each of the paper's three proofs gives another C; see the class methods.
-    """
+    """Theorem 5.2 with its constant: I_BP^q ≤ C·dim(z) + log M, in nats."""
 
     C: float
-    extra: float = 0.0
 
     @classmethod
     def discrete(cls, bits: float = 16) -> "Bound":
@@ -55,37 +51,9 @@ class Bound:
             raise ValueError(f"bits must be positive, not {bits!r}.")
         return cls(bits * log(2))
 
-    @classmethod
-    def almost_orthogonal(cls, epsilon: float) -> "Bound":
-        """States told apart by direction, cosines at most `epsilon`: at most exp(C·dim) states.
-
-        C is the bound of Kabatjanskii and Levenstein on spherical codes of angle arccos(epsilon),
-        to leading order in dim.
-        """
-        if not 0 < epsilon < 1:
-            raise ValueError(f"epsilon is a cosine between 0 and 1, not {epsilon!r}.")
-        sine = sqrt(1 - epsilon**2)  # of the angle arccos(epsilon)
-        a, b = (1 + sine) / (2 * sine), (1 - sine) / (2 * sine)
-        return cls(a * log(a) - b * log(b))
-
-    @classmethod
-    def lipschitz(cls, epsilon: float, K_f: float, K_H: float) -> "Bound":
-        """Bounded states, continuous maps: an ε-covering leaves log(2K_f/ε) nats per scalar.
-
-        `K_f` is the Lipschitz constant of the map from the past to a state in the unit ball, `K_H`
-        that of the entropy of the future in the state; the covering costs `extra` = K_H·ε.
-        """
-        if not 0 < epsilon < 2 * K_f:
-            raise ValueError(f"epsilon is between 0 and 2·K_f = {2 * K_f}, not {epsilon!r}.")
-        return cls(log(2 * K_f / epsilon), K_H * epsilon)
-
-    def nats(self, dim, vocab_size: int = 1):
-        """Return the most mutual information, in nats, that a state of `dim` scalars can carry."""
-        return self.C * np.asarray(dim) + log(vocab_size) + self.extra
-
     def dim(self, nats, vocab_size: int = 1):
         """Return the least number of scalars that can carry `nats`; a float, for scaling."""
-        return np.maximum(np.asarray(nats) - log(vocab_size) - self.extra, 0.0) / self.C
+        return np.maximum(np.asarray(nats) - log(vocab_size), 0.0) / self.C
 
 
 def growth(config_or_model) -> Growth:
@@ -126,14 +94,10 @@ def satisfies_l2m(config_or_model, beta: float) -> Verdict:
 def required_dim(length, fit: Callable, *, bound: Bound | None = None, vocab_size: int = 1):
     """Return the least dim(z_{L/2}) with which a model can carry I_BP(L/2; L) (Theorem 5.2).
 
-    Solves I_BP = C·dim(z) + log M (+ extra) for dim(z): a number of scalars, not rounded.
-
-    Parameters
-    ----------
-    length : L, the tokens on both sides of the split; an int or array.
-    fit : I_BP in nats as a function of L, such as a `l2m.information.scaling.PowerLaw`.
-    bound : the theorem's constants; 16-bit scalars by default. What models are seen to hold is far
-        less than a scalar could: ``Bound(C)`` with a measured C asks the practical question.
-    vocab_size : M; by default the log M that the last token carries is left out.
+    The solution of I_BP = C·dim(z) + log M for dim(z): a number of scalars, not rounded. `length`
+    is L, an int or array; `fit` gives I_BP in nats as a function of L, as a `PowerLaw` does;
+    `bound` is the theorem's constant, 16-bit scalars by default: what models are seen to hold is
+    far less, and ``Bound(C)`` with a measured C asks the practical question. `vocab_size` is M; by
+    default the log M that the last token carries is left out.
     """
     return (bound or Bound.discrete()).dim(fit(np.asarray(length)), vocab_size)

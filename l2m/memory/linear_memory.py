@@ -5,15 +5,10 @@ which may differ from position to position, of h_i and Z_i; Z_i is predicted fro
 
     D_i = ½ ln(Var[Z_i | h_i] / Var[Z_i | Z_<i])  nats
 
-at position i, the divergence of its best prediction from the exact one. The functions here take a
-`GaussianFamily`, or anything with its `covariance`, `cholesky` and `bipartite_mi_at_all_splits`.
-All is dense: half a minute at L = 1,024. For n independent copies, read m as numbers a copy.
-
-==========================  ========================================================================
-`canonical_nats`, `ranks`   exact: what there is to remember at a cut, and in how many numbers
-`least_divergence`          a bound: no linear memory of m numbers has a lower mean of D_i
-`filter_divergence`         a construction: a linear memory of m numbers, and the mean D_i it has
-==========================  ========================================================================
+at position i, the divergence of its best prediction from the exact one: in the mean no less than
+`least_divergence`, and no more than `filter_divergence`. A family is a `GaussianFamily`, or has its
+`covariance`, `cholesky` and `bipartite_mi_at_all_splits`. All is dense: half a minute at L = 1,024.
+For n independent copies, read m as numbers a copy.
 """
 
 from itertools import product
@@ -28,9 +23,8 @@ SMALL = 1e-8  # correlations below are none: those of the families are above 1e-
 def canonical_nats(family, split):
     """-½ ln(1 - ρ²), nats, of the canonical correlations of Z_1 … Z_split with the rest: (rank,).
 
-    Those that are not zero, descending; they add up to I_BP(split; L). As many numbers as there are
-    terms are an exact memory there; the best linear memory of m numbers keeps the first m terms,
-    and misses the others.
+    Those that are not zero, descending; they add up to I_BP(split; L). The best linear memory of m
+    numbers keeps the first m terms, and misses the others.
     """
     if not 1 <= split < family.length:
         raise ValueError(f"split must lie between 1 and {family.length - 1}, not {split}.")
@@ -47,16 +41,15 @@ def least_divergence(family, sizes, pieces=32):
     """Lower bounds, (len(sizes),) nats, on the mean of D_i of every linear memory of m numbers.
 
     Let V(S) be the least cost in a stretch S against a prediction from the memory at its start and
-    all of S so far. Cut it into A then B. What m numbers carry from A to B are at most the first
-    m canonical terms. The others, t_m(A, B), are missed in B, and are no fewer for what the memory
-    had when A began: a larger set has larger canonical correlations. Hence
+    all of S so far. Cut it into A then B. Of the canonical terms m numbers carry at most the first
+    m from A to B. The others, t_m(A, B), are missed in B, and are no fewer for what the memory had
+    when A began: a larger set has larger canonical correlations. Hence
 
         V(S) ≥ V(A) + V(B) + t_m(A, B),
 
-    and the bound is the best that this gives for the whole sequence, over all ways of cutting it
-    again and again. Any choice of cuts is valid. Here there is one in each of `pieces` equal
-    parts, where I_BP is large; more pieces help small memories most, and take pieces³/6 spectra of
-    at most L/2 numbers. `sizes` are the m, each at least 0.
+    and the bound is the best that this gives over all ways of cutting the sequence again and again,
+    at one place in each of `pieces` equal parts: any cuts are valid, more help small memories most,
+    and take pieces³/6 spectra of at most L/2 numbers. `sizes` are the m, each at least 0.
     """
     c, cuts = family.covariance(), _cuts(family, pieces)
     n = len(cuts)
@@ -78,11 +71,10 @@ def filter_divergence(family, sizes):
     """The mean of D_i, in nats, of a certain linear memory of m numbers: (len(sizes),).
 
     Exact for this memory, hence an upper bound on the least; `sizes` are the m, each at least 0. It
-    follows the exact memory x_i, of as many numbers as `ranks` says, as well as m numbers can:
-    of the m + 1 combinations that h_i and Z_i make it drops the one that costs least in the near
-    future, since a small memory would not hold for longer what it spares for the far one. Of two
-    horizons found by trial, 2m + 2 and 8m + 8 numbers, it has the better one. Descent on all
-    coefficients gained 2 to 9% more where it was tried.
+    follows the exact memory x_i as well as m numbers can: of the m + 1 combinations that h_i and
+    Z_i make it drops the one that costs least in the near future. Of two horizons found by trial,
+    2m + 2 and 8m + 8 numbers, it has the better one. Descent on all coefficients gained 2 to 9%
+    more where it was tried.
     """
     steps, best = _exact_filter(family), []
     for m in sizes:
@@ -129,11 +121,8 @@ def _value(steps, discount):
 
 
 def _reduced(steps, value, m):
-    """Mean of D_i of the memory of m numbers that keeps what is of most value.
-
-    Its numbers are uncorrelated with unit variances; `known` is their covariance with x.
-    """
-    known, cost = np.zeros((0, 0)), 0.0
+    """Mean of D_i of the memory of m numbers that keeps what is of most value."""
+    known, cost = np.zeros((0, 0)), 0.0  # covariances of its m numbers with x: they are white
     for (read, deviation, keep), worth in zip(steps, value[1:], strict=True):
         seen = known @ read
         variance = read @ read + deviation**2 - seen @ seen

@@ -2,6 +2,5 @@
 
 Networks with random weights (`networks`), the loop and its tables (`loop`), the loss of tokens
 without their logits (`loss`), kernels, compiling and CUDA graphs (`acceleration`), Mamba's scan and
-the mixer around it (`selective_scan`, `mamba_mixer`), and files from which a run goes on
-(`checkpoints`). Imports `language_models` and what lies below it.
+the mixer around it (`selective_scan`, `mamba_mixer`), files to go on from (`checkpoints`).
 """

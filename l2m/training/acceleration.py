@@ -1,7 +1,7 @@
 """What makes a model train faster without changing its numbers.
 
-Compiled layers, one at a time, since a model's layers are alike and compile once; the fastest
-attention kernel; a whole step as one CUDA graph. And how much arithmetic there is to do.
+Layers compiled one at a time, since they are alike and compile once; the fastest attention kernel;
+a whole step as one CUDA graph. And how much arithmetic there is to do.
 """
 
 from contextlib import contextmanager, nullcontext
@@ -15,10 +15,7 @@ from l2m.language_models.models import device_name
 
 CAUSAL = "l2m_causal"
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, NVIDIA's data sheets
-
-# The fastest first; each does only some cases (no mask, half precision, …).
-ATTENTION = (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION)
-ATTENTION += (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
+ATTENTION = ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH")  # fastest first
 
 
 def causal_attention(module, query, key, value, attention_mask, scaling=None, **_):
@@ -32,18 +29,15 @@ def causal_attention(module, query, key, value, attention_mask, scaling=None, **
 
 
 def attention_kernels(device):
-    """The context in which attention takes the first of `ATTENTION` that can do it."""
+    """The context in which attention takes the first of `ATTENTION` that does its case."""
     if torch.device(device).type != "cuda":
         return nullcontext()
-    return sdpa_kernel(list(ATTENTION), set_priority=True)
+    return sdpa_kernel([getattr(SDPBackend, name) for name in ATTENTION], set_priority=True)
 
 
 @contextmanager
 def prepared(model, compile_layers: bool):
-    """Inside the `with` a model is fast on its device, with the same numbers, but takes no mask.
-
-    Nor must it use a cache. Its layers stay compiled.
-    """
+    """Inside the `with` a model is fast, but takes neither mask nor cache; layers stay compiled."""
     from transformers import AttentionInterface
 
     backbone, hooks = body(model), []
@@ -77,26 +71,22 @@ def autocast_dtype(x):
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-def graphed(step_on, batches, optimiser, step):
-    """Capture one step as a CUDA graph; returns the function that copies a batch in and replays.
-
-    Warming up leaves the optimiser's step out (`update=False`), so that nothing changes.
-    """
-    static = [tuple(t.clone() for t in batch) for batch in batches(step)]
+def graphed(run, step):
+    """Capture a run's step as a CUDA graph; returns the function of a step that replays it."""
+    static = [tuple(t.clone() for t in batch) for batch in run.batches(step)]
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(3):
-            optimiser.zero_grad(set_to_none=True)
-            step_on(static, update=False)
+        for _ in range(3):  # warming up changes nothing
+            run.step_on(static, update=False)
     torch.cuda.current_stream().wait_stream(stream)
-    optimiser.zero_grad(set_to_none=True)
+    run.optimiser.zero_grad(set_to_none=True)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        result = step_on(static)
+        result = run.step_on(static)
 
     def replay(step):
-        for batch, fresh in zip(static, batches(step), strict=True):
+        for batch, fresh in zip(static, run.batches(step), strict=True):
             for old, new in zip(batch, fresh, strict=True):
                 old.copy_(new)
         graph.replay()
@@ -109,8 +99,7 @@ def flops_per_token(model, length: int) -> float:
     """Floating-point operations of one token's forward and backward pass.
 
     Six per weight that multiplies (tied embeddings once, positions not), and 6·layers·width·L for
-    causal attention (App. B of PaLM, arXiv 2204.02311, halved since half of the pairs are masked).
-    The scans of Mamba are not counted.
+    causal attention (App. B of PaLM, arXiv 2204.02311, halved for the mask); no scans of Mamba.
     """
     weights = sum(p.numel() for n, p in model.named_parameters() if not n.endswith("wpe.weight"))
     config = model.config

@@ -1,8 +1,8 @@
 """Checkpoints of a training run: one safetensors file each, whole or not there at all.
 
-A file holds weights and the optimiser's moments, and in its header the step, the metrics so far and
-what the run is (settings, model, data), so that another run's checkpoint is refused. Its name ends
-in its sha256: of a file that is damaged nothing is read, and the one before is taken.
+A file holds weights and the optimiser's moments, and in its header the step, the table so far and
+what the run is (settings, model, data): another run's is refused. Its name ends in its sha256: of a
+damaged file nothing is read, and the one before is taken.
 """
 
 import json
@@ -36,37 +36,14 @@ def load_latest(folder, model, optimiser, about: dict) -> tuple[int, list]:
             header = file.metadata()
             found = json.loads(header["about"])
             if found != about:
-                differing = ", ".join(_differences(found, about))
-                raise RuntimeError(
-                    f"{folder} holds checkpoints of another run (differs in {differing}): "
-                    "name another folder, or remove this one"
-                )
+                pairs = [(found.get(part, {}), wanted) for part, wanted in about.items()]
+                other = [k for a, b in pairs for k in sorted(a | b) if a.get(k) != b.get(k)]
+                why = f"{folder} holds checkpoints of another run (differs in {', '.join(other)})"
+                raise RuntimeError(f"{why}: name another folder, or remove this one")
             for name, tensor in _tensors(model, optimiser).items():
                 tensor.copy_(file.get_tensor(name))
             return int(header["step"]), json.loads(header["rows"])
     return 0, []
-
-
-def load_weights(folder, model) -> int:
-    """Load the newest intact checkpoint's weights, for evaluation: its step.
-
-    FileNotFoundError if there is none, ValueError if it is of another model.
-    """
-    weights = {f"model.{name}": parameter for name, parameter in model.named_parameters()}
-    for path in _intact(folder):
-        with safe_open(path, framework="pt") as file, torch.no_grad():
-            names = [name for name in file.keys() if name.startswith("model.")]  # noqa: SIM118
-            found = {name: file.get_slice(name).get_shape() for name in names}
-            wanted = {name: list(weight.shape) for name, weight in weights.items()}
-            if other := _differences({"": found}, {"": wanted}):
-                raise ValueError(
-                    f"{path} is of another model (differs in {', '.join(other[:3])}): build the "
-                    "one that was trained"
-                )
-            for name, weight in weights.items():
-                weight.copy_(file.get_tensor(name))
-            return int(file.metadata()["step"])
-    raise FileNotFoundError(f"no intact checkpoint in {folder}: train first")
 
 
 def _files(folder):
@@ -90,12 +67,3 @@ def _tensors(model, optimiser):
         for key, value in optimiser.state[parameter].items():
             tensors[f"{key}.{name}"] = value
     return tensors
-
-
-def _differences(found, about):
-    """Names of what differs, inside settings, model, task and weights."""
-    names = []
-    for part, wanted in about.items():
-        old = found.get(part, {})
-        names += [key for key in sorted(old | wanted) if old.get(key) != wanted.get(key)]
-    return names

@@ -17,7 +17,7 @@ import json
 import math
 import os
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pandas as pd
@@ -35,33 +35,21 @@ from l2m.training.networks import require_kernels
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How to train; the seeds are `build_model`'s, of the weights, and the task's, of the data.
+    """How to train; the seeds are `build_model`'s, of the weights, and the task's, of the data."""
 
-    Attributes
-    ----------
-    steps, batch_size : optimiser steps, and sequences per step (all processes together).
-    learning_rate, warmup_steps : the rate rises linearly to the first, then falls as a cosine to 0.
-    weight_decay, grad_clip, betas : of AdamW (matrices alone decay); largest norm of the gradient.
-    gradient_accumulation_steps : parts that a step's batch is processed in.
-    precision : "bf16" (autocast: matrix products in bf16, weights and losses in fp32) or "fp32".
-    compile : compile the layers (`torch.compile`).
-    graph : replay each step as one CUDA graph; for small models, whose time is launches.
-    log_every, save_every : steps between rows of the table, and between checkpoints (0: the end).
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float = 6e-4
+    steps: int  # of the optimiser
+    batch_size: int  # sequences per step, all processes together
+    learning_rate: float = 6e-4  # to which the rate rises, linearly; then it falls as a cosine to 0
     warmup_steps: int = 100
-    weight_decay: float = 0.01
-    grad_clip: float = 1.0
+    weight_decay: float = 0.01  # of AdamW; matrices alone decay
+    grad_clip: float = 1.0  # largest norm of the gradient
     betas: tuple[float, float] = (0.9, 0.95)
-    gradient_accumulation_steps: int = 1
-    precision: str = "bf16"
-    compile: bool = False
-    graph: bool = False
-    log_every: int = 10
-    save_every: int = 0
+    gradient_accumulation_steps: int = 1  # parts that a step's batch is processed in
+    precision: str = "bf16"  # autocast: products in bf16, weights and losses in fp32; or "fp32"
+    compile: bool = False  # the layers, by `torch.compile`
+    graph: bool = False  # replay each step as one CUDA graph; for small models, all launches
+    log_every: int = 10  # steps between rows of the table
+    save_every: int = 0  # steps between checkpoints; 0: the end alone
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -82,143 +70,157 @@ def train(
     watch=None,
     watch_every=100,
 ) -> pd.DataFrame:
-    """Train `model` in place, from the folder's last checkpoint if there is one.
+    """Train a `model` of `build_model` in place, from the last checkpoint in `folder`, if any.
 
-    Under `torchrun` the processes share each step's batch (DistributedDataParallel).
+    Without a `folder` nothing is kept; without a `device` it is a GPU if there is one. Under
+    `torchrun` the processes share each step's batch; a single one stops at a checkpoint after
+    `deadline` seconds, to go on another time. `watch`, a function of the model such as a held-out
+    loss, is asked every `watch_every` steps.
 
-    Parameters
-    ----------
-    model, task : of `build_model`, and as the module's text says.
-    folder, device : where checkpoints go, None for none; a GPU if there is one when None.
-    deadline : seconds after which a single process stops at a checkpoint, to go on another time.
-    watch : function of the model, asked every `watch_every` steps; a held-out loss, say.
-
-    Returns
-    -------
-    DataFrame `step, tokens, loss, learning_rate, grad_norm, seconds, watched`: loss in nats, the
-    mean since the row before; `watched` is NaN where nothing was asked. `attrs`: device, tokens,
-    tokens_per_second, model_flops_share (None where the card's data sheet is not known).
+    Returns a DataFrame `step, tokens, loss, learning_rate, grad_norm, seconds, watched`: loss in
+    nats, the mean since the row before; `watched` is NaN where nothing was asked. Its `attrs` are
+    device, tokens, tokens_per_second and model_flops_share (None for a card that is not known).
 
     Raises ModuleNotFoundError if a Mamba is to train on a GPU without its kernels; RuntimeError if
     the folder holds another run's checkpoints, or the loss stops being a number; TypeError if there
     is a folder, but the task has no `about`; ValueError if the batch does not divide among
     processes and parts, or there can be no graph.
     """
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = torch.device(device or default_device())
-    cuda = device.type == "cuda"
-    if cuda and device.index is not None:
-        torch.cuda.set_device(device)
-    parts = config.gradient_accumulation_steps
-    share = config.batch_size // (world * parts)
-    if share * world * parts != config.batch_size:
-        raise ValueError(
-            f"a batch of {config.batch_size} sequences does not divide among {world} process(es) × "
-            f"gradient_accumulation_steps={parts}"
-        )
-    if config.graph and (world > 1 or not cuda):
-        raise ValueError("graph=True needs one process and a GPU")
-    if cuda:
-        require_kernels(model)
-    model.to(device).train()
-    objective = _Objective(model, task)
-    if world > 1:
-        if not dist.is_initialized():
-            dist.init_process_group("nccl" if cuda else "gloo")
-        ids = [device.index] if cuda else None
-        objective = DistributedDataParallel(objective, ids, gradient_as_bucket_view=True)
-    optimiser = _optimiser(model, config, device)
+    run = _Run(model, task, config, device)
     about = _identity(model, task, config) if folder else {}
-    start, rows = load_latest(folder, model, optimiser, about) if folder else (0, [])
-
-    def step_on(batches, update=True):
-        total = 0.0
-        for i, batch in enumerate(batches):
-            last = i == len(batches) - 1
-            with nullcontext() if last or world == 1 else objective.no_sync():
-                with autocast(device, config.precision), acceleration.attention_kernels(device):
-                    loss = objective(*batch) / parts
-                loss.backward()
-            total = total + loss.detach()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-        if update:
-            optimiser.step()
-        return total, norm
-
-    def batches(step):
-        starts = range(rank * share * parts, (rank + 1) * share * parts, share)
-        return [task.batch(step, config.batch_size, slice(i, i + share), device) for i in starts]
+    start, rows = load_latest(folder, model, run.optimiser, about) if folder else (0, [])
+    tokens = config.batch_size * task.length
+    flops = acceleration.flops_per_token(model, task.length)
+    peak = acceleration.peak_flops(device) * run.world
+    shown = {"unit": "token", "unit_scale": True, "mininterval": 1}
+    shown["disable"] = not (progress and run.rank == 0)
+    losses, clock = [], time.perf_counter()
+    until = clock + deadline
 
     def due(done, every):
         return done == config.steps or done % (every or config.steps) == 0
 
-    def eager(step):
-        optimiser.zero_grad(set_to_none=True)
-        return step_on(batches(step))
-
-    tokens = config.batch_size * task.length
-    flops = acceleration.flops_per_token(model, task.length)
-    peak = acceleration.peak_flops(device) * world
-    losses, clock = [], time.perf_counter()
-    until = clock + deadline
-    shown = {"unit": "token", "unit_scale": True, "mininterval": 1}
-    shown["disable"] = not (progress and rank == 0)
-    bar = tqdm(total=config.steps * tokens, initial=start * tokens, **shown)
-    with acceleration.prepared(model, config.compile):
+    with (
+        tqdm(total=config.steps * tokens, initial=start * tokens, **shown) as bar,
+        acceleration.prepared(model, config.compile),
+    ):
         graph = config.graph and start < config.steps
-        advance = acceleration.graphed(step_on, batches, optimiser, start) if graph else eager
-        for step in range(start, config.steps):
-            rate = config.rate_at(step)
-            for group in optimiser.param_groups:
-                group["lr"] = group["lr"].fill_(rate) if cuda else rate  # there a graph reads it
-            loss, norm = advance(step)
+        advance = acceleration.graphed(run, start) if graph else run.advance
+        for done in range(start + 1, config.steps + 1):
+            rate = run.set_rate(done - 1)
+            loss, norm = advance(done - 1)
             losses.append(loss.clone())
             bar.update(tokens)
-            done = step + 1
-            late = world == 1 and time.perf_counter() > until
+            late = run.world == 1 and time.perf_counter() > until
             saving, logging = (late or due(done, n) for n in (config.save_every, config.log_every))
             watching = watch is not None and due(done, watch_every)
             if saving or watching or logging:
-                mean = torch.stack(losses).mean()
-                if world > 1:
-                    dist.all_reduce(mean)
-                value = float(mean / world)
-                if not math.isfinite(value):
-                    cure = f"lower the learning rate, {config.learning_rate}"
-                    raise RuntimeError(f"the loss is {value} at step {done}: {cure}")
-                seconds = time.perf_counter() - clock
-                rows.append([done, done * tokens, value, rate, float(norm), seconds])
-                rows[-1].append(float(watch(model)) if watching else None)
+                value, seconds = run.mean(losses, done), time.perf_counter() - clock
+                watched = float(watch(model)) if watching else None
+                rows.append([done, done * tokens, value, rate, float(norm), seconds, watched])
                 use = len(losses) * tokens / seconds * flops / peak if peak else 0.0
                 bar.set_postfix_str(f"loss {value:.4f}" + (f", {use:.0%} of peak" if peak else ""))
-                if saving and folder and rank == 0:
-                    save(folder, done, rows, model, optimiser, about)
+                if saving and folder and run.rank == 0:
+                    save(folder, done, rows, model, run.optimiser, about)
                 losses, clock = [], time.perf_counter()
             if late:
                 break
-    bar.close()
     return _table(rows, device, flops, peak)
+
+
+class _Run:
+    """A model on its device, its optimiser, and this process's share of every batch."""
+
+    def __init__(self, model, task, config, device):
+        self.model, self.task, self.config, self.device = model, task, config, device
+        self.rank = int(os.environ.get("RANK", 0))
+        self.world = int(os.environ.get("WORLD_SIZE", 1))
+        parts, cuda = config.gradient_accumulation_steps, device.type == "cuda"
+        self.share, left = divmod(config.batch_size, self.world * parts)
+        if left:
+            raise ValueError(
+                f"a batch of {config.batch_size} sequences does not divide among {self.world} "
+                f"process(es) × gradient_accumulation_steps={parts}"
+            )
+        if config.graph and (self.world > 1 or not cuda):
+            raise ValueError("graph=True needs one process and a GPU")
+        if cuda:
+            if device.index is not None:
+                torch.cuda.set_device(device)
+            require_kernels(model)
+        model.to(device).train()
+        self.objective = _Objective(model, task)
+        if self.world > 1:
+            if not dist.is_initialized():
+                dist.init_process_group("nccl" if cuda else "gloo")
+            how = {"device_ids": [device.index] if cuda else None, "gradient_as_bucket_view": True}
+            self.objective = DistributedDataParallel(self.objective, **how)
+        self.optimiser = _optimiser(model, config, device)
+
+    def batches(self, step):
+        """The batches of this process at a step: one for each part, tuples of tensors."""
+        share, size = self.share, self.config.batch_size
+        own = size // self.world
+        starts = range(self.rank * own, (self.rank + 1) * own, share)
+        return [self.task.batch(step, size, slice(i, i + share), self.device) for i in starts]
+
+    def advance(self, step):
+        return self.step_on(self.batches(step))
+
+    def step_on(self, batches, update=True):
+        """Take one step on the batches; returns the loss and the gradient's norm, tensors ()."""
+        self.optimiser.zero_grad(set_to_none=True)
+        total = 0.0
+        for i, batch in enumerate(batches, 1):
+            alone = i == len(batches) or self.world == 1
+            with nullcontext() if alone else self.objective.no_sync():
+                with _arithmetic(self.device, self.config.precision):
+                    loss = self.objective(*batch) / len(batches)
+                loss.backward()
+            total = total + loss.detach()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        if update:
+            self.optimiser.step()
+        return total, norm
+
+    def set_rate(self, step) -> float:
+        rate = self.config.rate_at(step)
+        for group in self.optimiser.param_groups:  # on a GPU a tensor, which a graph reads
+            group["lr"] = group["lr"].fill_(rate) if torch.is_tensor(group["lr"]) else rate
+        return rate
+
+    def mean(self, losses, done) -> float:
+        """Mean of the losses over steps and processes; RuntimeError if it is not finite."""
+        mean = torch.stack(losses).mean()
+        if self.world > 1:
+            dist.all_reduce(mean)
+        value = float(mean / self.world)
+        if not math.isfinite(value):
+            cure = f"lower the learning rate, {self.config.learning_rate}"
+            raise RuntimeError(f"the loss is {value} at step {done}: {cure}")
+        return value
 
 
 @torch.inference_mode()
 def evaluate_positions(model, task, batches, precision="bf16") -> np.ndarray:
-    """The task's loss at every position, in nats: float64 (n, L) over all sequences of `batches`.
-
-    Each of the `batches` is a tuple of tensors on the model's device, as the task's `batch` gives.
-    RuntimeError if a loss is not finite.
-    """
+    """The task's loss at every position of `batches`, float64 (n, L), nats; or RuntimeError."""
     out = []
-    for batch in batches:
-        device = batch[0].device
-        eager = torch.compiler.set_stance("force_eager")  # compiling again would take longer
-        with eager, autocast(device, precision), acceleration.attention_kernels(device):
-            out.append(task.values(model, *batch).double().cpu().numpy())
+    with torch.compiler.set_stance("force_eager"):  # compiling again would take longer
+        for batch in batches:
+            with _arithmetic(batch[0].device, precision):
+                out.append(task.values(model, *batch).double().cpu().numpy())
     losses = np.concatenate(out)
-    if not (finite := np.isfinite(losses)).all():
-        row, place = np.argwhere(~finite)[0]
+    for row, place in np.argwhere(~np.isfinite(losses)):
         value = losses[row, place]
         raise RuntimeError(f"the loss of sequence {row} at position {place} is {value}: train anew")
     return losses
+
+
+@contextmanager
+def _arithmetic(device, precision: str):
+    with autocast(device, precision), acceleration.attention_kernels(device):
+        yield
 
 
 def autocast(device, precision: str):

@@ -1,9 +1,8 @@
 """The loss of a language model without its logits.
 
 The logits of a batch are its largest tensor by far: 32,768 tokens of 49,152 logits take 6.4 GB in
-fp32, and softmax and its gradient read them several times. Here logits exist for one chunk of
-tokens at a time, and the chunk's gradients are taken meanwhile, so that nothing is computed twice.
-Products are taken in the dtype of autocast; the softmax, and sums of gradients, in fp32.
+fp32. Here they exist for one chunk of tokens at a time, and its gradients are taken meanwhile, so
+that nothing is computed twice. Products are in autocast's dtype, softmax and sums in fp32.
 """
 
 import torch
@@ -18,7 +17,7 @@ CHUNK_BYTES = 1 << 32  # of a chunk's logits in fp32; they live in the dtype of 
 def token_loss(model, tokens, bos_token_id: int):
     """Mean loss of a language model on tokens (B, L), BOS in front: fp32 scalar, nats."""
     hidden = hidden_after_bos(model, tokens, bos_token_id).flatten(0, 1)
-    return linear_cross_entropy(hidden, model.get_output_embeddings().weight, tokens.flatten())
+    return LinearCrossEntropy.apply(hidden, model.get_output_embeddings().weight, tokens.flatten())
 
 
 @torch.no_grad()
@@ -27,16 +26,9 @@ def token_values(model, tokens, bos_token_id: int):
     return -sequences(model, tokens, bos_token_id)
 
 
-def linear_cross_entropy(hidden, weight, targets):
-    """Mean of -log softmax(hidden · weightᵀ)[targets]: fp32 scalar, nats, differentiable.
+class LinearCrossEntropy(torch.autograd.Function):
+    """Mean of -log softmax(hidden (N, d) · weight (M, d)ᵀ)[targets (N,)]: fp32 scalar, nats."""
 
-    `hidden` (N, width) are last hidden states, `weight` (M, width) output embeddings, `targets`
-    (N,) token ids.
-    """
-    return _LinearCrossEntropy.apply(hidden, weight, targets)
-
-
-class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets):
         ctx.dtypes = hidden.dtype, weight.dtype

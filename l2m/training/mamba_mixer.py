@@ -18,9 +18,8 @@ MANY_STATES = 3 * 2**16  # of a batch, in one layer: as many as keep an H100 bus
 class Mixer(MambaMixer):
     """Mamba-1's mixer, by our scan where all around it is compiled and there are many states.
 
-    Few states, as of a single narrow sequence, would leave most of a GPU idle, and not compiled it
-    is many kernels: then, if it is installed, mamba-ssm does it all in one. Off a GPU, or with a
-    cache, it is that of transformers.
+    Few states leave most of a GPU idle, and not compiled it is many kernels: then mamba-ssm, if it
+    is installed, does it all in one. Off a GPU, or with a cache, it is that of transformers.
     """
 
     def forward(self, hidden, cache_params=None, attention_mask=None, **options):
@@ -48,11 +47,7 @@ def _on_gpu(tensor) -> bool:
 
 @torch.compiler.disable
 def _fused(mixer, hidden):
-    """The same through the kernel of mamba-ssm, in the layout that it wants: time runs fastest.
-
-    Intermediate results are kept for the backward pass, where the class of transformers has the
-    kernel compute them again.
-    """
+    """The same, through mamba-ssm's kernel in its own layout, keeping what backward needs."""
     from mamba_ssm.ops.selective_scan_interface import mamba_inner_fn
 
     xz = (mixer.in_proj.weight @ hidden.flatten(0, 1).T).view(-1, *hidden.shape[:2])

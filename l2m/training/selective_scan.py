@@ -2,11 +2,11 @@
 
     hₜ = exp(Δₜ A) hₜ₋₁ + Δₜ uₜ Bₜ,    yₜ = Cₜ · hₜ                 (Mamba, arXiv 2312.00752, eq. 2)
 
-A program walks through time with the states of some channels in its registers, where the kernel of
-the library mamba-ssm spreads time over threads: that takes fewer operations, and gradients of B and
-C are summed over channels before they are added to memory, but keeps a GPU busy only if there are
-many channels. The backward pass walks from the last step to the first; states are computed again
-from those left every `CHUNK` steps, `STEPS` at a time in registers. All sums are in fp32.
+A program walks through time with the states of some channels in its registers, where mamba-ssm
+spreads time over threads: fewer operations, and gradients of B and C are summed over channels
+before they are added to memory, but a GPU is busy only if there are many channels. The backward
+pass walks from the last step to the first; states are computed again from those left every `CHUNK`
+steps, `STEPS` at a time in registers. All sums are in fp32.
 """
 
 import os
@@ -179,19 +179,14 @@ _scan.register_autograd(_differentiate, setup_context=_keep)
 def selective_scan(u, delta, A, B, C):
     """Outputs (batch, L, D), in u's dtype, of Mamba-1's selective scan from a state of zeros.
 
-    Differentiable. ValueError off a GPU, unless Triton interprets its kernels.
-
-    Parameters
-    ----------
-    u, delta : (batch, L, D), the input of each channel and its step Δ (positive); on a GPU.
-    A : (D, N), rates of the states of each channel (negative).
-    B, C : (batch, L, N), what the input adds to the states, and how the output reads them.
+    `u` and `delta` (batch, L, D) are each channel's input and its step Δ (positive), `A` (D, N) the
+    rates of its states (negative), `B` and `C` (batch, L, N) what the input adds to the states, and
+    how the output reads them. Differentiable. ValueError off a GPU, unless Triton interprets.
     """
     length, states = u.shape[1], A.shape[1]
     # the kernels take whole chunks, and a power of two of states
     late, more = -length % CHUNK.value, (1 << (states - 1).bit_length()) - states
     A, B, C = (pad(x.float(), (0, more)) if more else x.float() for x in (A, B, C))
-    rows = (pad(x, (0, 0, 0, late)) if late else x.contiguous() for x in (u, delta, B, C))
-    u, delta, B, C = rows
+    u, delta, B, C = (pad(x, (0, 0, 0, late)) if late else x.contiguous() for x in (u, delta, B, C))
     y, _ = _scan(u, delta, A.contiguous(), B, C)
     return y[:, :length]

@@ -201,20 +201,6 @@ def test_an_end_from_outside_leaves_the_book_alone_and_no_process(project, sent)
     assert not (project.root / "notebooks" / "ran").exists()
 
 
-def test_a_worker_that_is_ended_is_a_failure_of_its_chapters(project):
-    project.chapter("01_slow", *SLOW)
-    process = project.start("run")
-    started = project.root / "notebooks" / "started"
-    wait_until(started.exists)
-    kernel, worker = map(int, started.read_text().split())
-    os.kill(worker, signal.SIGKILL)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "01_slow: its process was ended from outside." in stderr and "Traceback" not in stderr
-    wait_until(lambda: not alive(kernel))
-    assert project.files("book") == []
-
-
 @pytest.mark.slow
 def test_recording_marks_the_run(project):
     project.chapter(

@@ -92,13 +92,14 @@ def test_a_finished_folder_asks_nothing_of_the_model(windows, tmp_path, monkeypa
         scored(windows, check=0)
 
 
-def test_a_damaged_shard_is_named_and_recomputed_on_request(windows, tmp_path):
+def test_a_damaged_shard_is_named_and_recomputed_once_removed(windows, tmp_path):
     expected = scored(windows, tmp_path)
     shard = tmp_path / names(tmp_path)[1]
     flip(shard, 100)
-    with pytest.raises(RuntimeError, match=f"{shard.name} is damaged.*repair=True"):
+    with pytest.raises(RuntimeError, match=f"{shard.name} is damaged.*: remove it"):
         scored(windows, tmp_path)
-    assert_same(scored(windows, tmp_path, repair=True), expected, tolerance=0)
+    shard.unlink()
+    assert_same(scored(windows, tmp_path), expected, tolerance=0)
     shard.write_bytes(shard.read_bytes()[:100])  # truncated
     with pytest.raises(RuntimeError, match="damaged"):
         scored(windows, tmp_path)
@@ -138,11 +139,11 @@ def test_a_damaged_manifest_is_named(windows, tmp_path):
     file = tmp_path / "manifest.json"
     for place in range(0, file.stat().st_size, 97):
         whole = flip(file, place)
-        with pytest.raises(DamagedFile, match="manifest.json is damaged.*repair=True"):
+        with pytest.raises(DamagedFile, match="manifest.json is damaged.*: remove it"):
             scored(windows, tmp_path)
         file.write_bytes(whole)
-    flip(file, 9)
-    assert_same(scored(windows, tmp_path, repair=True), expected, tolerance=0)
+    file.unlink()
+    assert_same(scored(windows, tmp_path), expected, tolerance=0)
 
 
 def test_two_runs_do_not_mix(windows, tmp_path):

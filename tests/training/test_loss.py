@@ -22,7 +22,7 @@ def test_value_and_gradients_are_those_of_cross_entropy(n, width, vocabulary, ch
     targets = torch.randint(vocabulary, (n,), generator=generator)
     old, token_loss.CHUNK_BYTES = token_loss.CHUNK_BYTES, chunk_bytes
     try:
-        loss = token_loss.linear_cross_entropy(hidden, weight, targets)
+        loss = token_loss.LinearCrossEntropy.apply(hidden, weight, targets)
         ours = torch.autograd.grad(3 * loss, [hidden, weight])
     finally:
         token_loss.CHUNK_BYTES = old
@@ -38,7 +38,7 @@ def test_products_follow_autocast_and_gradients_their_leaves():
     targets = torch.randint(100, (64,))
     exact = torch.nn.functional.cross_entropy(hidden @ weight.T, targets)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = token_loss.linear_cross_entropy(hidden, weight, targets)
+        loss = token_loss.LinearCrossEntropy.apply(hidden, weight, targets)
     loss.backward()
     assert loss.dtype == hidden.grad.dtype == weight.grad.dtype == torch.float32
     assert 0 < abs(loss.item() - exact.item()) < 0.05
