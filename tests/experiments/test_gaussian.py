@@ -1,5 +1,7 @@
 """The Gaussian experiment: exact data and loss, and a miniature that really trains."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +22,7 @@ from l2m.experiments.gaussian import (
     window_floor,
 )
 from l2m.files import DamagedFile
+from l2m.memory.history_state import history_state_dim
 from l2m.results import MissingResult
 from l2m.sources.gaussian import GaussianFamily
 
@@ -223,3 +226,38 @@ def test_bad_input_names_the_cure():
         EXPERIMENT.runs("bok")
     with pytest.raises(ValueError, match="no run 'lstm' in the grid 'book'.*--list"):
         EXPERIMENT.run("book", "lstm")
+
+
+POWER = {"family": "power", "s": 0.5, "slots": 2, "merge": "content", "attention_window": 2}
+
+
+def test_a_cut_is_drawn_with_its_exact_conditionals():
+    task = GaussianTask("sub-volume", 2, copies=40, offset=21)
+    z, mean = task.held_out(0, 4000, "cpu")
+    family = task.family
+    assert family.about()["offset"] == 21 and task.about()["offset"] == 21
+    c = np.einsum("bic,bjc->ij", z, z) / (4000 * 40)
+    np.testing.assert_allclose(c, family.covariance(), atol=0.02)
+    exact, deviation = family.conditionals(z[:, :, 0].double().numpy())
+    np.testing.assert_allclose(mean[:, :, 0], exact, atol=1e-4)
+    sure = deviation[:, None]
+    assert task.loss(lambda z: (mean, torch.as_tensor(sure)), z, mean).abs() < 1e-6
+
+
+def test_power_attention_trains_here_too(cache):
+    run = GaussianRun(**TINY | POWER | {"steps": 30, "offset": 5})
+    tables = run.train(progress=False, device="cpu")
+    losses, row = tables["curves"]["loss"], tables["runs"].iloc[0]
+    assert losses.iloc[-1] < losses.iloc[0]
+    assert row["dim_z"] == history_state_dim(run.model().config, run.length // 2)
+    assert row["s"] == 0.5 and row["offset"] == 5 and row["mi"] > 0
+    assert "s0.5-c2-content-cut5" in run.name
+
+
+def test_a_run_is_told_apart_by_all_its_fields_and_the_recorded_are_as_they_were():
+    run = GaussianRun(**TINY | POWER)
+    others = {"s": 0.6, "slots": 3, "base": 4, "attention_window": 3, "merge": "fixed"}
+    others |= {"heads": 2, "head_dim": 8, "offset": 3}
+    names = {replace(run, **{key: value}).name for key, value in others.items()}
+    assert len(names | {run.name}) == len(others) + 1
+    assert not {"s", "merge", "offset"} & GaussianRun("gpt2", length=64).about().keys()
