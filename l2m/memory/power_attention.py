@@ -182,10 +182,13 @@ class PowerAttention(nn.Module):
 
     def forward(self, x, layout: Layout | None = None):
         """Attend in parallel; the layout is looked up if it is not given."""
-        L = self._checked(x.shape[1])
-        layout = layout or layout_of(self.blocks, L, self.head_dim, x.device)
-        q, kv = self._projected(x)
-        parts = [kv]
+        length = self._checked(x.shape[1])
+        layout = layout or layout_of(self.blocks, length, self.head_dim, x.device)
+        return self.dense(self.mixed(*self.projected(x), layout))
+
+    def mixed(self, q, kv, layout: Layout):
+        """All between the two projections: (B, L, heads·head_dim) of what `projected` gives."""
+        parts, L = [kv], layout.length
         for level, merger in zip(self.levels[: layout.levels], self.mergers, strict=False):
             parts.append(merger(parts[-1][..., : L // level.size * level.children]))
         q = rotate(q, *(x[:L] for x in layout.turn))
@@ -200,7 +203,7 @@ class PowerAttention(nn.Module):
         if cache.layout != self._layout(len(x)):
             raise ValueError(f"the cache is of another layout, {cache.layout}: begin without one.")
         seen = self._checked(cache.seen + 1)
-        q, kv = self._projected(x)
+        q, kv = self.projected(x)
         parts = [torch.cat([cache.parts[0], kv], -1), *cache.parts[1:]]
         firsts, places, weights = self._firsts(seen), [], []
         for level, first, part in zip(self._sizes, firsts, parts, strict=True):
@@ -218,7 +221,7 @@ class PowerAttention(nn.Module):
                 merged = merger(parts[i][..., :whole]).to(kv.dtype)
                 parts[i] = parts[i][..., whole:].clone()  # lets go of the others' memory
                 parts[i + 1] = torch.cat([parts[i + 1], merged], -1)
-        return out, Cache(cache.layout, seen, parts)
+        return self.dense(out), Cache(cache.layout, seen, parts)
 
     def cache(self, batch: int, seen: int = 0, dtype=None, device=None) -> Cache:
         """A cache as after `seen` tokens, with zeros where they would have left numbers."""
@@ -237,21 +240,20 @@ class PowerAttention(nn.Module):
         g = int(self.blocks.before(seen))
         return [*(g // level.size * level.size for level in self.levels), 0]
 
-    def _projected(self, x):
+    def projected(self, x):
         """Queries (B, heads, L, head_dim); keys and values (heads, B, 2·head_dim, L)."""
         qkv = self.query_key_value(x).unflatten(-1, (self.heads, -1))
         q, kv = qkv.split([self.head_dim, 2 * self.head_dim], -1)
         return q.transpose(1, 2), kv.permute(2, 0, 3, 1).contiguous()
 
     def _attended(self, q, parts, turned, attention):
-        """What the layer returns, of queries and of all that they attend to."""
+        """Attention of queries to all parts, before the last projection."""
         keys, values = zip(*(part.chunk(2, 2) for part in parts), strict=True)
         offsets = self.offsets[: len(parts) - 1, :, None]
         moved = [(k + o).to(k.dtype) for k, o in zip(keys[1:], offsets, strict=True)]
         k, v = (torch.cat(x, -1).mT for x in ((keys[0], *moved), values))
         k, v = (x.transpose(0, 1).contiguous() for x in (k, v))
-        out = attention(q, rotate(k, *turned), v)
-        return self.dense(out.transpose(1, 2).flatten(2))
+        return attention(q, rotate(k, *turned), v).transpose(1, 2).flatten(2)
 
     def _layout(self, batch: int):
         return (self.blocks, self.heads, self.head_dim, len(self.levels), batch)
