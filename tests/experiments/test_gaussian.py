@@ -22,6 +22,7 @@ from l2m.experiments.gaussian import (
     window_floor,
 )
 from l2m.files import DamagedFile
+from l2m.memory.blocks import Blocks
 from l2m.memory.history_state import history_state_dim
 from l2m.results import MissingResult
 from l2m.sources.gaussian import GaussianFamily
@@ -184,6 +185,21 @@ def test_the_book_grid_is_what_it_promises():
     assert told >= {(family, clock) for family in ("gpt2", "mamba") for clock in (False, True)}
     states = {(r.state, r.copies) for r in usual if r.layers == 2 and r.learning_rate == 3e-3}
     assert len(states) == 18
+
+
+def test_the_grid_of_just_enough_is_what_it_promises():
+    runs = EXPERIMENT.runs("just_enough")
+    assert len({run.name for run in runs}) == len(runs) >= 50
+    diagram = [r for r in runs if r.slots and r.slots < 54 and r.offset is None and not r.seed]
+    told = {(r.s, r.kind, r.length) for r in diagram if r.merge == "fixed"}
+    assert len(told) == 4 * 3 * 3
+    kept = [Blocks(run.s, run.slots).count(32) for run in diagram]
+    assert set(kept) == {6}
+    usual = [run for run in runs if run.length == 1024 and run.seed == 0 and run.offset is None]
+    sizes = {sum(p.numel() for p in run.model().parameters()) for run in usual}
+    assert max(sizes) < 1.2 * min(sizes)
+    corners = {(run.s, run.kind, run.merge) for run in runs[:20]}
+    assert len(corners) == 8
 
 
 def test_a_deadline_cuts_a_run_that_goes_on_to_the_same_numbers(cache):
