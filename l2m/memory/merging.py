@@ -5,6 +5,7 @@ from torch import nn
 
 from l2m.memory.blocks import Level
 
+GROUP = 16  # tokens, at most, whose levels of fixed maps are merged by one product
 GAMMA = 4.0  # where training starts: a slot is merged from what lies under it, more or less
 
 
@@ -47,6 +48,31 @@ def nearness(level: Level, device=None):
         (torch.arange(n, device=device) + 0.5) / n for n in (level.slots, level.children)
     )
     return -(((slots[:, None] - children) * level.slots) ** 2)
+
+
+def merged(x, levels, mergers) -> list:
+    """Slots of each level in turn, of tokens x (heads, B, 2·head_dim, L), one product a level.
+
+    Fixed maps of blocks up to `GROUP` tokens are composed, and applied at once: a product of 2
+    slots by 1 keeps a GPU waiting for memory, one of 16 tokens by all their slots reads them once.
+    """
+    parts, length, first = [x], x.shape[-1], [m for m in levels if m.size <= GROUP]
+    if len(first) > 1 and isinstance(mergers[0], FixedMerge) and length % first[-1].size == 0:
+        parts += _at_once(x, first[-1].size, mergers[: len(first)])
+    for level, merger in list(zip(levels, mergers, strict=False))[len(parts) - 1 :]:
+        parts.append(merger(parts[-1][..., : length // level.size * level.children]))
+    return parts
+
+
+def _at_once(x, size: int, mergers) -> list:
+    """Slots of the first levels, whose largest blocks have `size` tokens."""
+    with torch.autocast(x.device.type, enabled=False):  # what they make of each single token
+        slots = [torch.eye(size, device=x.device).expand(len(x), 1, size, size)]
+        for merger in mergers:
+            slots.append(merger(slots[-1]))
+        maps = torch.cat(slots[1:], -1)[:, 0]
+    out = (x.reshape(len(x), -1, size) @ maps).unflatten(1, (*x.shape[1:3], -1))
+    return [part.flatten(-2) for part in out.split([s.shape[-1] for s in slots[1:]], -1)]
 
 
 MERGE = {"fixed": FixedMerge, "content": ContentMerge}

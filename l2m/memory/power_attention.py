@@ -16,10 +16,11 @@ slot is, by head:
 So s = 1 with c = 1 is rotary full attention to the last digit, with the weights of GPT-NeoX's.
 
 In parallel all levels are computed for the whole sequence: O(L) slots for s < 1, and one batched
-product a level, heads by (batch, channels, blocks) by slots, which finds its operands in place. A
-key is seen from one position to another: no mask of L by all slots exists, chunks of positions (or
-blocks of FlexAttention, compiled on a GPU) take the keys that they see. `PowerAttention.step` is
-the same, one token at a time, with a `Cache` that holds just what is counted.
+product a level, or for the first few, heads by (batch, channels, blocks) by slots, which finds its
+operands in place. A key is seen from one position to another: no mask of L by all slots exists;
+chunks of positions, or tiles of FlexAttention where it is compiled on a GPU, take the keys that
+they see. `PowerAttention.step` is the same, one token at a time, with a `Cache` that holds just
+what is counted.
 """
 
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from l2m.memory.blocks import Blocks, Level
-from l2m.memory.merging import MERGE
+from l2m.memory.merging import MERGE, merged
 
 CHUNK = 1024  # positions that are masked at once, where there is no FlexAttention
 TILE = 128  # of FlexAttention
@@ -188,10 +189,8 @@ class PowerAttention(nn.Module):
 
     def mixed(self, q, kv, layout: Layout):
         """All between the two projections: (B, L, heads·head_dim) of what `projected` gives."""
-        parts, L = [kv], layout.length
-        for level, merger in zip(self.levels[: layout.levels], self.mergers, strict=False):
-            parts.append(merger(parts[-1][..., : L // level.size * level.children]))
-        q = rotate(q, *(x[:L] for x in layout.turn))
+        parts = merged(kv, self.levels[: layout.levels], self.mergers)
+        q = rotate(q, *(x[: layout.length] for x in layout.turn))
         return self._attended(q, parts, layout.turn, lambda *qkv: attend(*qkv, layout))
 
     def step(self, x, cache: Cache | None = None):
@@ -218,9 +217,9 @@ class PowerAttention(nn.Module):
         for i, (level, merger) in enumerate(zip(self.levels, self.mergers, strict=True)):
             whole = (self._firsts(seen + 1)[i] - firsts[i]) // level.size * level.children
             if whole:  # blocks of this level, that no position will see in parts any more
-                merged = merger(parts[i][..., :whole]).to(kv.dtype)
+                fresh = merger(parts[i][..., :whole]).to(kv.dtype)
                 parts[i] = parts[i][..., whole:].clone()  # lets go of the others' memory
-                parts[i + 1] = torch.cat([parts[i + 1], merged], -1)
+                parts[i + 1] = torch.cat([parts[i + 1], fresh], -1)
         return self.dense(out), Cache(cache.layout, seen, parts)
 
     def cache(self, batch: int, seen: int = 0, dtype=None, device=None) -> Cache:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from l2m.memory.blocks import Blocks
+from l2m.memory.merging import merged
 from l2m.memory.power_attention import Layout, PowerAttention, attend, rotate, turn
 
 EXPONENTS = (0, 0.25, 0.5, 0.79, 1)
@@ -18,7 +19,7 @@ shapes = given(
     slots=st.sampled_from((0.5, 0.7, 1, 1.5, 2, 5)),
     base=st.sampled_from((2, 3, 4)),
     window=st.sampled_from((1, 2, 3, 4, 7, 16)),
-    length=st.integers(1, 70),
+    length=st.integers(1, 70) | st.sampled_from((16, 27, 32, 48, 64)),
     merge=st.sampled_from(("fixed", "content")),
 )
 few = settings(max_examples=40, deadline=None)
@@ -185,6 +186,19 @@ def test_gradients_are_finite_and_reach_every_weight(merge):
     for name, parameter in layer.named_parameters():
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().sum() > 0, name
+
+
+@few
+@shapes
+def test_levels_merged_at_once_are_those_merged_one_by_one(s, slots, base, window, length, merge):
+    layer = random_layer(s=s, slots=slots, base=base, window=window, merge=merge, length=80)
+    x = torch.randn(2, 3, 16, 80, generator=torch.Generator().manual_seed(0))[..., :length]
+    levels = layer.blocks.levels(length)
+    parts, expected = merged(x, levels, layer.mergers), x
+    assert len(parts) == len(levels) + 1
+    for level, merger, part in zip(levels, layer.mergers, parts[1:], strict=False):
+        expected = merger(expected[..., : length // level.size * level.children])
+        torch.testing.assert_close(part, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_chunks_of_positions_are_the_whole(monkeypatch):
