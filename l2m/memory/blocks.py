@@ -21,6 +21,7 @@ All that is kept is O(L^s) slots, O(log L) for s = 0; s = 1 with c = 1 is full a
 
 from dataclasses import dataclass
 from math import isfinite
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -67,7 +68,7 @@ class Blocks:
             )
         for name, least in (("base", 2), ("window", 1)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
                 raise ValueError(f"{name} is a whole number, at least {least}, not {value!r}.")
 
     def kept(self, level: int) -> int:

@@ -165,10 +165,12 @@ class PowerAttention(nn.Module):
         head_dim: int | None = None,
     ):
         super().__init__()
-        if head_dim is None and (heads < 1 or width % heads):
+        if heads < 1:
+            raise ValueError(f"heads is a whole number, at least 1, not {heads!r}.")
+        if head_dim is None and width % heads:
             raise ValueError(f"{heads} heads do not divide a width of {width}: give head_dim too.")
         head_dim = head_dim or width // heads
-        if head_dim % 2:
+        if head_dim % 2 or head_dim < 2:
             raise ValueError(f"rotary positions need an even head_dim, not {head_dim}.")
         if merge not in MERGE:
             raise ValueError(f"merge is one of {', '.join(MERGE)}, not {merge!r}.")

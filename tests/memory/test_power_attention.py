@@ -242,6 +242,7 @@ def test_tiles_of_flex_attention_see_the_same(length):
         ({"s": 0.5, "slots": float("nan")}, "positive number"),
         ({"s": 0.5, "base": 1}, "base is a whole number, at least 2, not 1"),
         ({"s": 0.5, "window": 0}, "window is a whole number, at least 1"),
+        ({"s": 0.5, "heads": 0}, "heads is a whole number, at least 1, not 0"),
         ({"s": 0.5, "heads": 3}, "3 heads do not divide a width of 16"),
         ({"s": 0.5, "head_dim": 5}, "even head_dim, not 5"),
         ({"s": 0.5, "merge": "magic"}, "one of fixed, content, not 'magic'"),
