@@ -212,7 +212,8 @@ class PowerAttention(nn.Module):
             places.append((slot + 0.5) * tokens + (first - 0.5))
             weights.append(torch.full(slot.shape, log(tokens), dtype=q.dtype, device=x.device))
         q = rotate(q, *turn(torch.tensor([seen - 1.0], device=x.device), self.head_dim))
-        turned, mask = turn(torch.cat(places), self.head_dim), torch.cat(weights)[None]
+        turned = turn(torch.cat(places), self.head_dim)
+        mask = torch.cat(weights)[None] if self.levels else None  # without one it is faster
         out = self._attended(
             q, parts, turned, partial(scaled_dot_product_attention, attn_mask=mask)
         )
