@@ -20,8 +20,10 @@ and to s = 1 by less than 1.5. β = 0.5: s = 0 is worse than 0.5 by 2 or more, a
 1.5 of each other. β = 0: all are within 2. From 256 to 1,024 it rises less than twofold only where
 s ≥ β. What counts is the state: s = 0 with 54 slots a block is within 2 of s = 0.79; widths that
 make the weights equal change less than 1.3. Cut at an offset, the order in s stays, each s at most
-2 worse. Content makes no difference above 1.3, since the best filter of a Gaussian is fixed. Full
-attention (s = c = 1) with its place told is within 1.5 of s = 0.79 at 64, and behind it at 1,024.
+2 worse. After a trial at 64 (two layers, 600 steps: fixed 0.068 for s = 0, 0.036 for 0.79; by
+content 0.060; full attention 0.069): merging by content, a softmax that knows no minus sign, is
+worse than fixed maps by 1.5 or more at β = 0.79; full attention (s = c = 1) with its place told is
+within 1.5 of s = 0.79 at 64, where 6,000 steps suffice for both, and behind it at 1,024.
 """
 
 import json
