@@ -20,6 +20,10 @@ from l2m.experiments.position_losses import block_edges, block_means
 from l2m.experiments.runs import Experiment, Run
 from l2m.memory.history_state import history_state_dim
 from l2m.sources.gaussian import GaussianFamily
+from l2m.sources.gaussian_cuts import CutFamily
+
+POWER = ("s", "slots", "base", "attention_window", "merge", "heads", "head_dim")
+LATER = ("offset", *POWER)  # fields of a run that the first recorded ones had not
 
 
 def conditional_kl(mean, deviation, q_mean, q_deviation):
@@ -39,10 +43,13 @@ class GaussianTask:
     kind, levels : of the family: L = 4^levels vectors a sequence, `length`.
     copies : independent copies of the family, the components of a vector.
     seed : of the training data. The held-out data are the same for every seed.
+    offset : where the sequences are cut out of those of a family one level longer (`CutFamily`).
     """
 
-    def __init__(self, kind, levels, copies=64, seed=0):
+    def __init__(self, kind, levels, copies=64, seed=0, offset=None):
         self.family = GaussianFamily(kind, levels)
+        if offset is not None:
+            self.family = CutFamily(kind, levels, offset)
         self.length, self.copies, self.seed = self.family.length, copies, seed
         self._factors = {}
 
@@ -103,8 +110,9 @@ class GaussianTask:
 class GaussianRun(Run):
     """One network, its data, and its budget.
 
-    `state` is d_state of a Mamba, `window` that of a sliding-window GPT-2; `vectors` are those of
-    one step, `held_out` those that the trained network is evaluated on, in fp32.
+    `state` is d_state of a Mamba, `window` that of a sliding-window GPT-2, the fields from `s` on
+    those of power attention; `offset` is of the data (`GaussianTask`). `vectors` are those of one
+    step, `held_out` those that the trained network is evaluated on, in fp32.
     """
 
     family: str
@@ -124,6 +132,14 @@ class GaussianRun(Run):
     warmup_steps: int = 400
     precision: str = "fp32"
     held_out: int = 262_144
+    offset: int | None = None
+    s: float | None = None
+    slots: float | None = None
+    base: int | None = None
+    attention_window: int | None = None
+    merge: str | None = None
+    heads: int | None = None
+    head_dim: int | None = None
 
     chapter = "06_gaussian"
 
@@ -132,6 +148,10 @@ class GaussianRun(Run):
             raise ValueError(f"length must be a power of 4, not {self.length}.")
         if self.vectors % self.length or self.held_out % self.length:
             raise ValueError(f"vectors and held_out must be multiples of length = {self.length}.")
+
+    def about(self) -> dict:
+        """Its fields; of those that were not there when the first runs were recorded, the given."""
+        return _given(super().about())
 
     @property
     def levels(self) -> int:
@@ -145,8 +165,12 @@ class GaussianRun(Run):
         parts += [f"state{self.state}"] if self.state else []
         parts += [f"window{self.window}"] if self.window else []
         parts += [self.positions] if self.positions else []
+        parts += [f"s{self.s:g}"] if self.s is not None else []
+        parts += [f"c{self.slots:g}"] if self.slots is not None else []
+        parts += [self.merge] if self.merge else []
         parts += ["clock"] if self.clock else []
         parts += [self.kind] if self.kind != "sub-volume" else []
+        parts += [f"cut{self.offset}"] if self.offset is not None else []
         return "-".join([*parts, f"L{self.length}", f"seed{self.seed}"])
 
     @property
@@ -156,14 +180,14 @@ class GaussianRun(Run):
 
     def task(self) -> GaussianTask:
         """What it trains on."""
-        return GaussianTask(self.kind, self.levels, self.copies, self.seed)
+        return GaussianTask(self.kind, self.levels, self.copies, self.seed, self.offset)
 
     def model(self):
         """The untrained network."""
         from l2m.training.networks import build_model
 
         named = ("length", "layers", "width", "state", "window", "positions", "clock", "seed")
-        sizes = {key: getattr(self, key) for key in named}
+        sizes = {key: getattr(self, key) for key in (*named, *POWER)}
         return build_model(self.family, dim=self.copies, **sizes)
 
     def train(self, deadline=inf, progress=True, device=None):
@@ -202,7 +226,7 @@ class GaussianRun(Run):
         n, half = self.held_out // (size * self.length), self.length // 2
         batches = [task.held_out(i, size, device) for i in range(n)]
         kl = evaluate_positions(model, task, batches, precision="fp32")
-        row = asdict(self) | {
+        row = _given(asdict(self)) | {
             "parameters": sum(p.numel() for p in model.parameters()),
             "dim_z": history_state_dim(model.config, half),
             "mi": self.copies * task.family.bipartite_mi(half),
@@ -258,6 +282,11 @@ def thin_curve(curve, n=80) -> pd.DataFrame:
     """Mean of a learning curve over about n blocks of steps, wider by the logarithm."""
     block = np.floor(n * np.log1p(curve["step"]) / np.log1p(curve["step"].max()))
     return curve.groupby(block, as_index=False).mean()
+
+
+def _given(fields: dict) -> dict:
+    """Without those of `LATER` that are None."""
+    return {key: value for key, value in fields.items() if key not in LATER or value is not None}
 
 
 def _params(grid, runs) -> dict:

@@ -6,7 +6,7 @@ state that grows like the data's I_BP ~ L^β, `satisfies_l2m`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import log
+from math import log, log2
 
 import numpy as np
 
@@ -17,17 +17,18 @@ from l2m.memory.history_state import history_state
 class Growth:
     """How the history state grows with the length L."""
 
-    law: str  # "linear", "logarithmic" or "bounded"
+    law: str  # "linear", "power", "logarithmic" or "bounded"
     exponent: float  # in L
-    rate: float  # scalars per token, or per doubling of L; of a bounded state the largest size
+    rate: float  # scalars per token, per L^exponent or per doubling; of a bounded state the largest
 
 
 @dataclass(frozen=True)
 class Verdict:
     """Whether the L²M condition can be met; true if it is by a single model.
 
-    In a series of models, one for each length, the state must grow by L^series_exponent to meet the
-    condition (Theorem 5.6): 0 where a single model for all lengths does (Theorem 5.4).
+    In a series of models, one for each length, the state must grow by L^series_exponent more than
+    in a single one to meet the condition (Theorem 5.6): 0 where a single model for all lengths does
+    (Theorem 5.4).
     """
 
     single: bool
@@ -57,18 +58,37 @@ class Bound:
 
 
 def growth(config_or_model) -> Growth:
-    """Return how dim(z) grows with the length L: like L, like log L, or not at all."""
-    laws = {"tokens": "linear", "blocks": "linear", "levels": "logarithmic"}
-    rates = {"linear": 0.0, "logarithmic": 0.0, "bounded": 0.0}
-    for m in history_state(config_or_model).memories:
-        scalars = m.layers * m.width  # of one slot in all layers
-        if m.slots == "blocks":
-            scalars /= m.size
-        elif m.slots == "window":
-            scalars *= m.size
-        rates[laws.get(m.slots, "bounded")] += scalars
-    law = next((law for law in rates if rates[law]), "bounded")
-    return Growth(law, 1.0 if law == "linear" else 0.0, rates[law])
+    """Return how dim(z) grows with the length L: like L, a power of L, log L, or not at all.
+
+    Blocks of power attention are counted at their fullest: all digits of L in its base the largest.
+    """
+    terms = [_growth(memory) for memory in history_state(config_or_model).memories]
+    terms = [term for term in terms if term.rate] or [Growth("bounded", 0.0, 0.0)]
+    law, exponent = max(((t.law, t.exponent) for t in terms), key=_order)
+    rates = [t.rate for t in terms if (t.law, t.exponent) == (law, exponent)]
+    return Growth(law, exponent, sum(rates))
+
+
+def _order(law_and_exponent):
+    law, exponent = law_and_exponent
+    return exponent, law == "logarithmic"
+
+
+def _growth(memory) -> Growth:
+    """That of one memory."""
+    scalars = memory.layers * memory.width  # of one slot in all layers
+    if memory.slots == "power":
+        s, c, b = memory.size.s, memory.size.slots, memory.size.base
+        if s == 0:
+            return Growth("logarithmic", 0.0, scalars * max(1, round(c)) * (b - 1) / log2(b))
+        # Σ_j (b - 1)·c·b^(s·j) over all levels below L; no block has more slots than tokens
+        rate = c * (b - 1) / (b**s - 1) if s < 1 else min(c, 1.0)
+        return Growth("power" if s < 1 else "linear", float(s), scalars * rate)
+    if memory.slots in ("tokens", "blocks"):
+        return Growth("linear", 1.0, scalars / (memory.size or 1))
+    if memory.slots == "levels":
+        return Growth("logarithmic", 0.0, scalars)
+    return Growth("bounded", 0.0, scalars * (memory.size or 1))
 
 
 def satisfies_l2m(config_or_model, beta: float) -> Verdict:
@@ -84,11 +104,13 @@ def satisfies_l2m(config_or_model, beta: float) -> Verdict:
     single = found.exponent >= beta
     if single:
         why = f"its state grows like L^{found.exponent:g}, I_BP like L^{beta:g}"
+    elif found.law == "power":
+        why = f"its state grows like L^{found.exponent:g}, slower than I_BP ~ L^{beta:g}"
     elif found.law == "logarithmic":
         why = f"its state grows like log L, slower than I_BP ~ L^{beta:g}"
     else:
         why = f"its state never exceeds {found.rate:,.0f} scalars, while I_BP ~ L^{beta:g} grows"
-    return Verdict(single, 0.0 if single else float(beta), why)
+    return Verdict(single, 0.0 if single else float(beta - found.exponent), why)
 
 
 def required_dim(length, fit: Callable, *, bound: Bound | None = None, vocab_size: int = 1):

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from l2m.memory.blocks import Blocks
+
 # How many slots of a memory are filled after L tokens; n is the size of its window or block.
 SLOTS = {
     "tokens": lambda L, n: L,  # one for every token
@@ -16,6 +18,7 @@ SLOTS = {
     "state": lambda L, n: np.ones_like(L),  # one state, rewritten at every token
     "levels": lambda L, n: np.frexp(L * 1.0)[1],  # ⌊log₂ L⌋ + 1 states, those of a Fenwick tree
     "blocks": lambda L, n: L // n,  # one for every n tokens
+    "power": lambda L, n: n.count(L),  # a window, and blocks of b^j tokens with b^(s·j) slots each
 }
 
 
@@ -26,13 +29,15 @@ class Memory:
     what: str  # its name, for tables
     width: int  # scalars in a slot of one layer
     slots: str = "tokens"  # how the slots grow with the length L
-    size: int = 0  # of the window or block; 0 for the others
+    size: int | Blocks = 0  # of the window or block; the `Blocks` of "power"; 0 for the others
     layers: int = 1  # that keep such a memory
 
     def __post_init__(self):
         if self.slots not in SLOTS:
             raise ValueError(f"slots is one of {', '.join(SLOTS)}, not {self.slots!r}.")
-        if (self.slots in ("window", "blocks")) != (self.size > 0):
+        if (self.slots == "power") != isinstance(self.size, Blocks):
+            raise ValueError("Slots that grow like a power, and nothing else, have Blocks as size.")
+        if self.slots != "power" and (self.slots in ("window", "blocks")) != (self.size > 0):
             raise ValueError("A window or block, and nothing else, has a positive size.")
 
     def dim(self, length):
@@ -154,8 +159,15 @@ def compressed(config, kind):
     return (*memories, Memory("block before", 2 * n * entry, "state")) if sparse else memories
 
 
+def power(config):
+    """Power attention: keys and values of the window's tokens, and of the slots of all blocks."""
+    named = ("s", "slots", "base", "attention_window")
+    blocks = Blocks(*(read(config, name) for name in named))
+    return (Memory(*keys_and_values(config), "power", blocks),)
+
+
 _OF_SEVERAL_SIZES = (keys_and_values, latent, compressed, mamba, mamba2, log_linear_mamba2)
-_OF_SEVERAL_SIZES += (gated_delta, kimi_delta, lightning, linear_attention)
+_OF_SEVERAL_SIZES += (gated_delta, kimi_delta, lightning, linear_attention, power)
 READERS = {reader.__name__: reader for reader in _OF_SEVERAL_SIZES} | {
     # RecurrentGemma's gated linear recurrence: a vector, and a short convolution
     "rg_lru": lambda c: [_state(c.lru_width), _conv(c.conv1d_width, c.hidden_size)],

@@ -1,9 +1,10 @@
 """Two exactly solvable Gaussian families with one two-point law and two bipartite laws (App. C).
 
 Level k makes L = 4^k numbers out of independent copies of the family of level k-1 (three in the
-sub-volume family, one in the logarithmic), each of which gives row m its number m; fresh standard
-normal numbers fill up the rows of four. Each row is mixed by the matrix M, the rows are flattened,
-and in a last step (Eq. C.23) each pair of neighbours Z_{m,4}, Z_{m+1,1} is brought to a set
+sub-volume family, one in the logarithmic; two in one that is not the paper's, with I_BP ~ L^½ and a
+two-point law that falls faster), each of which gives row m its number m; fresh standard normal
+numbers fill up the rows of four. Each row is mixed by the matrix M, the rows are flattened, and in
+a last step (Eq. C.23) each pair of neighbours Z_{m,4}, Z_{m+1,1} is brought to a set
 correlation by a symmetric linear map
 
     u' = α u + β v,    v' = β u + α v.
@@ -34,7 +35,7 @@ from l2m.sources.markov import check_split
 
 M = np.array([[1, 1, 1, 1], [-1, 1, -1, 1], [-1, -1, 1, 1], [1, -1, -1, 1]])
 M = M * np.sqrt([5, 5, 5, 1]) / 4  # its columns are orthogonal, its rows have length 1
-COPIES = {"sub-volume": 3, "logarithmic": 1}
+COPIES = {"sub-volume": 3, "logarithmic": 1, "square-root": 2}
 
 
 class Level(NamedTuple):
@@ -53,7 +54,7 @@ class GaussianFamily:
 
     Parameters
     ----------
-    kind : "sub-volume" or "logarithmic".
+    kind : "sub-volume", "logarithmic", or "square-root".
     levels : L = 4^levels numbers, `length`.
     target : the correlation that the last step sets, between -1 and 1; None leaves the step out.
     signs : four of ±1, of the rows of M; backwards they must be the same, or all opposite.

@@ -43,7 +43,7 @@ def prepared(model, compile_layers: bool):
     backbone, hooks = body(model), []
     kind, cuda = backbone.config.model_type, next(model.parameters()).is_cuda
     previous = backbone.config._attn_implementation
-    if kind in ("gpt2", "gpt_neox"):
+    if kind in ("gpt2", "gpt_neox", "power_attention"):
         AttentionInterface.register(CAUSAL, causal_attention)
         backbone.set_attn_implementation(CAUSAL)
     for layer in backbone.h if kind == "gpt2" else backbone.layers:
@@ -99,9 +99,11 @@ def flops_per_token(model, length: int) -> float:
     """Floating-point operations of one token's forward and backward pass.
 
     Six per weight that multiplies (tied embeddings once, positions not), and 6·layers·width·L for
-    causal attention (App. B of PaLM, arXiv 2204.02311, halved for the mask); no scans of Mamba.
+    causal attention (App. B of PaLM, arXiv 2204.02311, halved for the mask); not the scans of Mamba,
+    nor what power attention does with slots.
     """
-    weights = sum(p.numel() for n, p in model.named_parameters() if not n.endswith("wpe.weight"))
+    named = [(n, p) for n, p in model.named_parameters() if ".mergers." not in n]
+    weights = sum(p.numel() for n, p in named if not n.endswith("wpe.weight"))
     config = model.config
     attention = config.model_type in ("gpt2", "gpt_neox")
     return 6 * weights + attention * 6 * config.num_hidden_layers * config.hidden_size * length

@@ -1,4 +1,4 @@
-"""Networks to be trained: GPT-2, Mamba and Mamba-2 of any size, for tokens or for vectors."""
+"""Networks to be trained: GPT-2, Mamba, Mamba-2, power attention; for tokens or for vectors."""
 
 import importlib.util
 
@@ -22,6 +22,7 @@ SIZES = {  # the paper's models (App. F): layers, width
     "mamba2-790m": (48, 1536),
 }
 STATE = {"mamba": 16, "mamba2": 128}  # d_state of the published models
+POWER = ("s", "slots", "base", "attention_window", "merge", "heads", "head_dim")
 DIGIT = 4  # a clock tells the position in this base
 
 
@@ -38,15 +39,16 @@ def build_model(
     positions: str | None = None,
     clock: bool = False,
     seed: int = 0,
+    **power,
 ):
-    """A GPT-2, Mamba or Mamba-2 with random weights, in fp32 on the CPU, without dropout.
+    """A model of one of the families with random weights, in fp32 on the CPU, without dropout.
 
     Raises ValueError if the name is unknown, or the sizes do not make a model.
 
     Parameters
     ----------
     name : a size of the paper, such as "gpt2" or "mamba-130m" (`SIZES`), or a family ("gpt2",
-        "mamba", "mamba2") with `layers` and `width`.
+        "mamba", "mamba2", "power") with `layers` and `width`.
     vocab_size : M, for a model of tokens, of transformers' class.
     dim : components of a vector, for a model of vectors (`VectorModel`).
     length : the longest sequence; GPT-2 has a position more, without which it starts otherwise.
@@ -55,6 +57,8 @@ def build_model(
     positions : of a GPT-2: "learned" (its own, the default) or "rotary" (the class is GPT-NeoX's).
     clock : give a model of vectors the digits of each position, in base 4.
     seed : of the weights.
+    power : of "power", a rotary GPT-2 with `l2m.memory.power_attention.PowerAttention`: `s`; if not
+        its defaults, `slots` (c), `base`, `attention_window`, `merge`, `heads`, `head_dim`.
     """
     from transformers import AutoModel, AutoModelForCausalLM
 
@@ -62,7 +66,8 @@ def build_model(
         raise ValueError("pass vocab_size=M for a model of tokens, or dim=… for one of vectors")
     if clock and dim is None:
         raise ValueError("only a model of vectors takes clock=True")
-    config = _config(name, vocab_size or 1, length, layers, width, state, window, positions)
+    sizes = (name, vocab_size or 1, length, layers, width, state, window, positions)
+    config = _config(*sizes, {key: value for key, value in power.items() if value is not None})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = AutoModel if vocab_size is None else AutoModelForCausalLM
@@ -73,11 +78,11 @@ def build_model(
     return model
 
 
-def _config(name, vocab_size, length, layers, width, state, window, positions):
+def _config(name, vocab_size, length, layers, width, state, window, positions, power):
     """Configuration of a model of `SIZES`, or of a family with own sizes."""
     from transformers import GPT2Config, GPTNeoXConfig, Mamba2Config, MambaConfig
 
-    family, names = name.split("-")[0], {*SIZES, *STATE}
+    family, names = name.split("-")[0], {*SIZES, *STATE, "power"}
     if name not in names:
         raise ValueError(f"unknown model {name!r}: one of {', '.join(sorted(names))}")
     usual = SIZES.get(name, (None, None))
@@ -88,18 +93,24 @@ def _config(name, vocab_size, length, layers, width, state, window, positions):
         raise ValueError("only a gpt2 of vectors takes window=…")
     if positions not in (None, "learned", "rotary") or (positions and family != "gpt2"):
         raise ValueError(f"positions is 'learned' or 'rotary', of a gpt2 alone, not {positions!r}")
+    if other := power.keys() - (POWER if family == "power" else ()):
+        raise ValueError(f"{name!r} takes no {', '.join(sorted(other))}")
     common = {"vocab_size": vocab_size, "bos_token_id": None, "eos_token_id": None}
     common |= {"pad_token_id": None, "tie_word_embeddings": True, "use_cache": False}
-    if family == "gpt2":
+    if family in ("gpt2", "power"):
         if state is not None:
-            raise ValueError("a GPT-2 has no d_state: its state is its cache")
+            raise ValueError(f"a {name} has no d_state: its state is its cache")
         common |= {"num_hidden_layers": layers, "hidden_size": width}
-        common |= {"num_attention_heads": max(1, width // 64), "sliding_window": window}
+        common["num_attention_heads"] = power.pop("heads", max(1, width // 64))
         common["max_position_embeddings"] = length + 1  # one is never read: so was all recorded
         one_kernel = "gelu_pytorch_tanh"  # GPT-2's "gelu_new" takes many
+        rotary = {"intermediate_size": 4 * width, "use_parallel_residual": False}
+        rotary |= {"rotary_pct": 1.0, "hidden_act": one_kernel}
+        if family == "power":
+            return _power_config(**common | rotary | power)
+        common["sliding_window"] = window
         if positions == "rotary":
-            common |= {"intermediate_size": 4 * width, "use_parallel_residual": False}
-            return GPTNeoXConfig(rotary_pct=1.0, hidden_act=one_kernel, **common)
+            return GPTNeoXConfig(**common | rotary)
         common |= dict.fromkeys(["resid_pdrop", "embd_pdrop", "attn_pdrop"], 0.0)
         # GPT-2 has no window of its own: `VectorModel` masks, the configuration says it
         return GPT2Config(activation_function=one_kernel, **common)
@@ -110,6 +121,18 @@ def _config(name, vocab_size, length, layers, width, state, window, positions):
     head_dim = min(64, 2 * width // 8)  # the kernels want a multiple of eight heads
     common |= {"head_dim": head_dim, "num_heads": 2 * width // head_dim, "n_groups": 1}
     return Mamba2Config(state_size=state, chunk_size=256 if length >= 256 else 64, **common)
+
+
+def _power_config(s=None, **options):
+    """Its configuration, once a layer could be made of it: errors are the layer's."""
+    from l2m.training.power_model import Attention, PowerConfig
+
+    if s is None:
+        raise ValueError("a power model needs its exponent: pass s=…, from 0 to 1")
+    config = PowerConfig(s=s, **options)
+    with torch.device("meta"):
+        Attention(config)
+    return config
 
 
 def _take_own_mixers(backbone) -> None:

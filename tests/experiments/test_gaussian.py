@@ -1,5 +1,7 @@
 """The Gaussian experiment: exact data and loss, and a miniature that really trains."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +22,8 @@ from l2m.experiments.gaussian import (
     window_floor,
 )
 from l2m.files import DamagedFile
+from l2m.memory.blocks import Blocks
+from l2m.memory.history_state import history_state_dim
 from l2m.results import MissingResult
 from l2m.sources.gaussian import GaussianFamily
 
@@ -183,6 +187,21 @@ def test_the_book_grid_is_what_it_promises():
     assert len(states) == 18
 
 
+def test_the_grid_of_just_enough_is_what_it_promises():
+    runs = EXPERIMENT.runs("just_enough")
+    assert len({run.name for run in runs}) == len(runs) >= 50
+    diagram = [r for r in runs if r.slots and r.slots < 54 and r.offset is None and not r.seed]
+    told = {(r.s, r.kind, r.length) for r in diagram if r.merge == "fixed"}
+    assert len(told) == 4 * 3 * 3
+    kept = [Blocks(run.s, run.slots).count(32) for run in diagram]
+    assert set(kept) == {6}
+    usual = [run for run in runs if run.length == 1024 and run.seed == 0 and run.offset is None]
+    sizes = {sum(p.numel() for p in run.model().parameters()) for run in usual}
+    assert max(sizes) < 1.2 * min(sizes)
+    corners = {(run.s, run.kind, run.merge) for run in runs[:20]}
+    assert len(corners) == 8
+
+
 def test_a_deadline_cuts_a_run_that_goes_on_to_the_same_numbers(cache):
     run = GaussianRun("gpt2", **TINY, steps=6)
     whole = run.train(progress=False, device="cpu")["runs"]
@@ -223,3 +242,38 @@ def test_bad_input_names_the_cure():
         EXPERIMENT.runs("bok")
     with pytest.raises(ValueError, match="no run 'lstm' in the grid 'book'.*--list"):
         EXPERIMENT.run("book", "lstm")
+
+
+POWER = {"family": "power", "s": 0.5, "slots": 2, "merge": "content", "attention_window": 2}
+
+
+def test_a_cut_is_drawn_with_its_exact_conditionals():
+    task = GaussianTask("sub-volume", 2, copies=40, offset=21)
+    z, mean = task.held_out(0, 4000, "cpu")
+    family = task.family
+    assert family.about()["offset"] == 21 and task.about()["offset"] == 21
+    c = np.einsum("bic,bjc->ij", z, z) / (4000 * 40)
+    np.testing.assert_allclose(c, family.covariance(), atol=0.02)
+    exact, deviation = family.conditionals(z[:, :, 0].double().numpy())
+    np.testing.assert_allclose(mean[:, :, 0], exact, atol=1e-4)
+    sure = deviation[:, None]
+    assert task.loss(lambda z: (mean, torch.as_tensor(sure)), z, mean).abs() < 1e-6
+
+
+def test_power_attention_trains_here_too(cache):
+    run = GaussianRun(**TINY | POWER | {"steps": 30, "offset": 5})
+    tables = run.train(progress=False, device="cpu")
+    losses, row = tables["curves"]["loss"], tables["runs"].iloc[0]
+    assert losses.iloc[-1] < losses.iloc[0]
+    assert row["dim_z"] == history_state_dim(run.model().config, run.length // 2)
+    assert row["s"] == 0.5 and row["offset"] == 5 and row["mi"] > 0
+    assert "s0.5-c2-content-cut5" in run.name
+
+
+def test_a_run_is_told_apart_by_all_its_fields_and_the_recorded_are_as_they_were():
+    run = GaussianRun(**TINY | POWER)
+    others = {"s": 0.6, "slots": 3, "base": 4, "attention_window": 3, "merge": "fixed"}
+    others |= {"heads": 2, "head_dim": 8, "offset": 3}
+    names = {replace(run, **{key: value}).name for key, value in others.items()}
+    assert len(names | {run.name}) == len(others) + 1
+    assert not {"s", "merge", "offset"} & GaussianRun("gpt2", length=64).about().keys()

@@ -274,6 +274,47 @@ def test_log_linear_mamba2_keeps_a_state_for_each_level():
     assert growth(leveled).law == "logarithmic" and growth(leveled).rate == state
 
 
+POWER = dict(model_type="power_attention", num_hidden_layers=3, num_attention_heads=2, head_dim=8)
+
+
+def power(s, slots=1.0, base=2, window=1):
+    return POWER | dict(s=s, slots=slots, base=base, attention_window=window)
+
+
+def test_power_attention_keeps_the_slots_of_its_blocks():
+    slot = 3 * 2 * (8 + 8)
+    assert history_state_dim(power(0.5), 0b1101) == slot * (3 + 2 + 1)
+    assert history_state_dim(power(1), 1000) == slot * 1000
+    assert history_state_dim(power(0, window=4), 13) == slot * (5 + 1)  # 13 = 8 + 5 tokens
+    assert history_state_dim(power(0.5), np.array([4, 5])).tolist() == [slot * 2, slot * 3]
+    assert str(growth(power(0.5)).law) == "power" and growth(power(0.5)).exponent == 0.5
+    assert growth(power(1)) == growth(HistoryState((Memory("", 96),)))
+    assert growth(power(0, slots=3, base=4)).rate == slot * 3 * 3 / 2
+    with pytest.raises(ValueError, match="gives no s"):
+        history_state_dim(POWER, 5)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        history_state_dim(power(2), 5)
+    with pytest.raises(ValueError, match="Blocks as size"):
+        Memory("", 3, "power")
+
+
+@pytest.mark.parametrize("base", [2, 3, 4])
+@pytest.mark.parametrize(("s", "slots"), [(0, 1), (0, 5), (0.25, 2), (0.79, 1), (1, 0.5), (1, 1)])
+def test_growth_of_power_attention_is_that_of_its_count(s, slots, base):
+    config, fullest = power(s, slots, base), [base**j - 1 for j in (18, 19)]
+    near, far = (history_state_dim(config, length) for length in fullest)
+    found = growth(config)
+    if s == 0:
+        assert found.rate == pytest.approx((far - near) / np.log2(base))
+    else:
+        assert found.rate == pytest.approx(far / fullest[1] ** s, rel=0.02 if s > 0.5 else 0.2)
+    assert bool(satisfies_l2m(config, 0.79)) == (s >= 0.79)
+    if 0 < s < 0.79:
+        verdict = satisfies_l2m(config, 0.79)
+        assert f"L^{s:g}, slower than I_BP ~ L^0.79" in verdict.why
+        assert verdict.series_exponent == pytest.approx(0.79 - s)
+
+
 @pytest.mark.parametrize(("slots", "law"), [("tokens", "linear"), ("blocks", "linear"),
                                             ("levels", "logarithmic"), ("window", "bounded"),
                                             ("state", "bounded")])  # fmt: skip

@@ -10,20 +10,26 @@ from scipy.stats import multivariate_normal
 
 from l2m.sources import GaussianFamily
 from l2m.sources.gaussian import M
+from l2m.sources.gaussian_cuts import CutFamily
 
-KINDS = ("sub-volume", "logarithmic")
+KINDS = ("sub-volume", "logarithmic")  # the paper's
+COPIES = {"sub-volume": 3, "square-root": 2, "logarithmic": 1}
 SIGNS = ((1, 1, 1, 1), (1, -1, 1, -1), (1, -1, -1, 1), (-1, -1, 1, 1))
 targets = st.none() | st.floats(-0.9, 0.9)
 families = st.builds(
-    GaussianFamily, st.sampled_from(KINDS), st.integers(1, 4), targets, st.sampled_from(SIGNS)
+    GaussianFamily,
+    st.sampled_from(sorted(COPIES)),
+    st.integers(1, 4),
+    targets,
+    st.sampled_from(SIGNS),
 )
-every = pytest.mark.parametrize("kind", KINDS)
+every = pytest.mark.parametrize("kind", COPIES)
 
 
 def dense_covariance(family):
     """The naive twin: one matrix a level, and a matrix that maps the pairs."""
     mixing = np.diag(family.signs) @ M
-    copies = 3 if family.kind == "sub-volume" else 1
+    copies = COPIES[family.kind]
     g, r = mixing[:, :copies] @ mixing[:, :copies].T, mixing[:, copies:] @ mixing[:, copies:].T
     c = np.eye(1)
     for _ in range(family.levels):
@@ -42,7 +48,7 @@ def construct(family, levels, rng, n):
     if levels == 0:
         return rng.standard_normal((n, 1))
     columns = rng.standard_normal((n, 4 ** (levels - 1), 4))
-    for c in range(3 if family.kind == "sub-volume" else 1):
+    for c in range(COPIES[family.kind]):
         columns[:, :, c] = construct(family, levels - 1, rng, n)
     z = (columns @ M.T).reshape(n, -1)
     for u in range(3, 4**levels - 1, 4):
@@ -91,7 +97,11 @@ def test_everything_agrees_with_the_covariance(family, seed):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from(KINDS), targets, st.lists(st.sampled_from((1, 2)), min_size=3, max_size=3))
+@given(
+    st.sampled_from(sorted(COPIES)),
+    targets,
+    st.lists(st.sampled_from((1, 2)), min_size=3, max_size=3),
+)
 def test_the_last_step_changes_nothing_at_cuts_through_the_middle_of_rows(kind, target, digits):
     """There no pair is cut at any level: the maps stay within the two sides."""
     position = 2
@@ -157,12 +167,29 @@ def test_two_bipartite_laws():
 
 
 def test_without_the_last_step_the_laws_are_exact():
-    """I_BP(L/2; L) triples with each level in one family and stays in the other."""
-    for kind, factor in zip(KINDS, (3, 1), strict=True):
+    """I_BP(L/2; L) is multiplied by the number of copies with each level: L^½ with two."""
+    for kind, factor in COPIES.items():
         first = GaussianFamily(kind, 1).bipartite_mi(2)
         for levels in (2, 7):
             mi = GaussianFamily(kind, levels, target=None).bipartite_mi(4**levels // 2)
             assert mi == pytest.approx(first * factor ** (levels - 1))
+
+
+@every
+def test_a_cut_is_a_part_of_a_longer_family(kind):
+    cut, whole = CutFamily(kind, 2, 21), GaussianFamily(kind, 3)
+    c = dense_covariance(whole)[21:37, 21:37]
+    np.testing.assert_allclose(cut.covariance(), c, atol=1e-12)
+    for split in (1, 8, 11):
+        assert cut.bipartite_mi(split) == pytest.approx(dense_bipartite(c, split), abs=1e-9)
+    z = cut.sample(3, np.random.default_rng(0))
+    mean, deviation = cut.conditionals(z)
+    weight = np.linalg.solve(c[:9, :9], c[:9, 9])
+    np.testing.assert_allclose(mean[:, 9], z[:, :9] @ weight, atol=1e-11)
+    assert deviation[9] ** 2 == pytest.approx(1 - weight @ c[:9, 9])
+    assert cut.about() == whole.about() | {"levels": 2, "offset": 21}
+    with pytest.raises(ValueError, match="between 0 and 3·length = 48, not 49"):
+        CutFamily(kind, 2, 49)
 
 
 @every
