@@ -16,7 +16,7 @@ import torch
 from timing import record, timed
 
 from l2m.language_models.models import device_name
-from l2m.training import mamba_mixer
+from l2m.training import own_layers
 from l2m.training.acceleration import prepared
 from l2m.training.loop import autocast
 from l2m.training.loss import token_loss
@@ -71,7 +71,7 @@ def first_step(precision, way):
         model = plain
     model.cuda().train()
     if way != "transformers":
-        mamba_mixer.MAMBA_SSM = way == "mamba-ssm"
+        own_layers.MAMBA_SSM = way == "mamba-ssm"
     ours = nullcontext() if way == "transformers" else prepared(model, compile_layers=False)
     with ours, autocast("cuda", precision):
         loss = token_loss(model, tokens.cuda(), 0)
@@ -85,7 +85,7 @@ def main():
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("no GPU was found, and only there is this scan of use")
-    ways = {"l2m": selective_scan} | ({"mamba-ssm": library} if mamba_mixer.MAMBA_SSM else {})
+    ways = {"l2m": selective_scan} | ({"mamba-ssm": library} if own_layers.MAMBA_SSM else {})
     rows, steps = [], []
     for shape in SHAPES:
         for name, way in ways.items():

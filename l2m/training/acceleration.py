@@ -99,8 +99,8 @@ def flops_per_token(model, length: int) -> float:
     """Floating-point operations of one token's forward and backward pass.
 
     Six per weight that multiplies (tied embeddings once, positions not), and 6·layers·width·L for
-    causal attention (App. B of PaLM, arXiv 2204.02311, halved for the mask); not the scans of Mamba,
-    nor what power attention does with slots.
+    causal attention (App. B of PaLM, arXiv 2204.02311, halved for the mask); no scans of Mamba, nor
+    what power attention does with slots.
     """
     named = [(n, p) for n, p in model.named_parameters() if ".mergers." not in n]
     weights = sum(p.numel() for n, p in named if not n.endswith("wpe.weight"))

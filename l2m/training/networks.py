@@ -62,6 +62,8 @@ def build_model(
     """
     from transformers import AutoModel, AutoModelForCausalLM
 
+    from l2m.training.own_layers import take_own_mixers
+
     if (vocab_size is None) == (dim is None):
         raise ValueError("pass vocab_size=M for a model of tokens, or dim=… for one of vectors")
     if clock and dim is None:
@@ -74,7 +76,7 @@ def build_model(
         model = made.from_config(config, dtype=torch.float32)
         if dim is not None:
             model = VectorModel(model, dim, length if clock else 0)
-        _take_own_mixers(body(model))
+        take_own_mixers(body(model))
     return model
 
 
@@ -125,7 +127,7 @@ def _config(name, vocab_size, length, layers, width, state, window, positions, p
 
 def _power_config(s=None, **options):
     """Its configuration, once a layer could be made of it: errors are the layer's."""
-    from l2m.training.power_model import Attention, PowerConfig
+    from l2m.training.own_layers import Attention, PowerConfig
 
     if s is None:
         raise ValueError("a power model needs its exponent: pass s=…, from 0 to 1")
@@ -133,27 +135,6 @@ def _power_config(s=None, **options):
     with torch.device("meta"):
         Attention(config)
     return config
-
-
-def _take_own_mixers(backbone) -> None:
-    """Put our mixers in the place of those that transformers has built, with the same weights."""
-    kind = backbone.config.model_type
-    if kind == "mamba":
-        from l2m.training.mamba_mixer import Mixer
-    elif kind == "mamba2":
-        from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
-
-        class Mixer(Mamba2Mixer):
-            """Opaque to the compiler, which would stumble over its kernels one by one."""
-
-            forward = torch.compiler.disable(Mamba2Mixer.forward)
-    else:
-        return
-    for i, layer in enumerate(backbone.layers):
-        with torch.device("meta"):
-            mixer = Mixer(backbone.config, layer_idx=i)
-        mixer.load_state_dict(layer.mixer.state_dict(), assign=True)
-        layer.mixer = mixer
 
 
 def missing_kernels() -> list[str]:

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from l2m.memory.blocks import Blocks
-from l2m.memory.merging import merged
-from l2m.memory.power_attention import Layout, PowerAttention, attend, rotate, turn
+from l2m.memory.power_attention import Layout, PowerAttention, attend, merged, rotate, turn
 
 EXPONENTS = (0, 0.25, 0.5, 0.79, 1)
 shapes = given(

@@ -70,7 +70,7 @@ def test_kernels_agree_with_the_slow_path(family, library, tmp_path, monkeypatch
     """Those of mamba-ssm, and for Mamba our own scan, too."""
     from l2m.training.acceleration import prepared
 
-    monkeypatch.setattr("l2m.training.mamba_mixer.MAMBA_SSM", library)
+    monkeypatch.setattr("l2m.training.own_layers.MAMBA_SSM", library)
     model, tokens = tokens_and_model(family)
     model.cuda()
     script = (

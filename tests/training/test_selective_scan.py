@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from l2m.training import mamba_mixer
+from l2m.training import own_layers
 from l2m.training.loss import token_loss
 from l2m.training.networks import build_model
 from l2m.training.selective_scan import selective_scan
@@ -58,14 +58,14 @@ def test_half_precision_rounds_only_inputs_and_outputs():
 
 
 def test_a_mamba_with_our_mixer_is_the_one_of_transformers(monkeypatch):
-    monkeypatch.setattr(mamba_mixer, "MAMBA_SSM", False)
+    monkeypatch.setattr(own_layers, "MAMBA_SSM", False)
     torch._dynamo.reset()
     tokens = torch.randint(1, 50, (1, 20), generator=torch.Generator().manual_seed(0)).to(DEVICE)
     model = build_model("mamba", vocab_size=50, length=64, layers=2, width=8, state=3).to(DEVICE)
     results, near = [], 3e-6 if DEVICE == "cpu" else 1e-3  # where it is compared with kernels
     with monkeypatch.context() as patched, torch._dynamo.config.patch(error_on_recompile=True):
         for ours, compiled in ((False, False), (True, False), (True, True)):
-            patched.setattr(mamba_mixer, "_on_gpu", lambda _, ours=ours: ours)
+            patched.setattr(own_layers, "_on_gpu", lambda _, ours=ours: ours)
             for layer in model.backbone.layers if compiled else ():  # once for all layers
                 layer.compile(backend="aot_eager", fullgraph=True)
             model.zero_grad()
