@@ -19,7 +19,7 @@ from l2m.results import provenance, recorded
 
 PATH = ROOT / "book" / "_static" / "history_state_models.js"
 GROWTH = {  # laws in words, with their rates
-    "linear": "by {:,.0f} scalars a token",
+    "linear": "by {:,.0f} scalars per token",
     "logarithmic": "by {:,.0f} scalars whenever the tokens double",
     "bounded": "to {:,.0f} scalars at most",
 }
