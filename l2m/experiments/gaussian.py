@@ -94,7 +94,8 @@ class GaussianTask:
         device = torch.device(device)
         if device not in self._factors:
             with torch.inference_mode(False):  # the loss is differentiated with it later
-                triangle = self.family.cholesky(device)
+                covariance = torch.as_tensor(self.family.covariance(), device=device)
+                triangle = torch.linalg.cholesky(covariance)
                 self._factors[device] = triangle.float(), triangle.diag().float()
         return self._factors[device]
 

@@ -22,17 +22,11 @@ METHODS = ("plugin", "miller-madow", "grassberger", "chao-shen")
 
 
 def entropy(counts, method: str = "grassberger", times=None) -> float:
-    """Entropy, in nats, of the distribution that counts were drawn from.
+    """Entropy, in nats, of the distribution that counts were drawn from, by one of `METHODS`.
 
-    Parameters
-    ----------
-    counts : integers of any shape, how often each type was seen; zeros are ignored.
-    method : one of `METHODS`.
-    times : how many types have each of `counts`, same shape; one each if None.
-
-    Raises
-    ------
-    ValueError : unknown method, no samples, or counts that are negative or no integers.
+    `counts`, integers of any shape, are how often each type was seen; zeros are ignored. `times`,
+    of the same shape, is how many types have each count; one each if None. ValueError for an
+    unknown method, no samples, or counts that are negative or no integers.
     """
     n, t = _check(counts, method, times)
     constant = 0.5 / (n @ t) if method == "miller-madow" else 0.0

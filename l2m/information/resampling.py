@@ -27,22 +27,15 @@ def clustered_stderr(values, groups=None, weights=None) -> np.ndarray:
 def resampled_means(values, groups=None, n=1000, seed=0, weights=None) -> np.ndarray:
     """Means, (n, k), over rows when groups are drawn with replacement, `n` times.
 
-    `values`, `groups`, `weights` as in `clustered_stderr`, `seed` and errors as in `drawn_groups`.
+    `values`, `groups`, `weights` as in `clustered_stderr`; `seed` may be a np.random.Generator.
+    ValueError for fewer than two groups.
     """
     values, weights, member, g = _checked(values, groups, weights)
-    draws = drawn_groups(g, n, seed)
-    totals = _sums(values * weights[:, None], member, g)
-    return (draws @ totals) / (draws @ np.bincount(member, weights, g))[:, None]
-
-
-def drawn_groups(g: int, n: int, seed=0) -> np.ndarray:
-    """How often each of `g` groups is drawn in each of `n` resamples: int (n, g).
-
-    `seed` may be a np.random.Generator. ValueError for fewer than two groups.
-    """
     if g < 2:
         raise ValueError("Resampling needs at least two groups (books); add some.")
-    return np.random.default_rng(seed).multinomial(g, np.full(g, 1 / g), size=n)
+    draws = np.random.default_rng(seed).multinomial(g, np.full(g, 1 / g), size=n)
+    totals = _sums(values * weights[:, None], member, g)
+    return (draws @ totals) / (draws @ np.bincount(member, weights, g))[:, None]
 
 
 def members(groups, n: int) -> tuple[np.ndarray, int]:
@@ -55,10 +48,8 @@ def members(groups, n: int) -> tuple[np.ndarray, int]:
     if groups.shape != (n,):
         raise ValueError(f"groups has shape {groups.shape}, but there are {n} rows.")
     if (missing := pd.isna(groups)).any():
-        raise ValueError(
-            f"{missing.sum()} of {n} rows have no group, row {missing.argmax()} for one: give each "
-            "row its book, or leave it out."
-        )
+        which = f"{missing.sum()} of {n} rows have no group, row {missing.argmax()} for one"
+        raise ValueError(f"{which}: give each row its book, or leave it out.")
     names, member = np.unique(groups, return_inverse=True)
     return member, len(names)
 

@@ -39,54 +39,42 @@ def two_point_mi(
     `distance, pairs, mi, null, mi_corrected` in nats; `mi_corrected` is `mi − null`, and both are
     NaN without a null.
 
-    Parameters
-    ----------
-    documents : token ids, one integer array per document; memory-mapped ones are read in pieces. A
-        document no longer than a distance has no pairs at it, so an empty one has none at all.
-    distances : d ≥ 1, in tokens.
-    method : an estimator of `entropy`.
-    null : where the second tokens of the null come from, with as many pairs as the measurement has:
-        "across", all tokens shuffled: what is left is the estimator's bias; "within", each
-        document's tokens shuffled: the bias and what the documents' own vocabularies explain;
-        "shift", each document turned by a random quarter to three quarters of its length; or None.
-        One document has no others to shuffle with: "across" warns and takes "shift" instead.
-    seed : of the shuffle.
-    device : None for NumPy, or a torch device such as "cuda", which then holds all tokens.
-    part : keys to sort in one go (all pairs of one first token stay together, so perhaps more).
-    workers : threads, each with a part.
+    `documents` are token ids, one integer array each; memory-mapped ones are read in pieces. A
+    document no longer than a distance has no pairs at it, so an empty one has none at all.
 
-    Raises
-    ------
-    ValueError : ids that are negative or above 2^24, a distance that no document is longer than, an
-        unknown method or null.
-    TypeError : ids or distances that are no integers.
+    `null` says where its second tokens come from, with as many pairs as the measurement has:
+    "across", all tokens shuffled: what is left is the estimator's bias; "within", each document's
+    tokens shuffled: the bias and what the documents' own vocabularies explain; "shift", each
+    document turned by a random quarter to three quarters of its length; or None. One document has
+    no others to shuffle with: "across" warns and takes "shift" instead. `seed` is of the shuffle.
+
+    `device` is None for NumPy, or a torch device such as "cuda", which then holds all tokens;
+    `part` is how many keys each of `workers` threads sorts in one go (see `pair_counts`).
+
+    ValueError for ids that are negative or above 2^24, a distance that no document is longer than,
+    an unknown method or null; TypeError for ids or distances that are no integers.
     """
     if method not in METHODS:
         raise ValueError(f"method is one of {', '.join(METHODS)}, not {method!r}.")
     documents = check_documents(documents)
     distances = _check_distances(documents, distances)
     shuffled = None if null is None else shuffle(documents, null, seed)
-    options = {"device": device, "part": part, "workers": workers}
-    mi = paired_mi(documents, documents, distances, method, **options)
-    of_null = paired_mi(documents, shuffled, distances, method, **options) if shuffled else np.nan
+    how = distances, method, device, part, workers
+    mi = paired_mi(documents, documents, *how)
+    of_null = paired_mi(documents, shuffled, *how) if shuffled else np.nan
     counts = [n_pairs(documents, distance) for distance in distances]
     table = pd.DataFrame({"distance": distances, "pairs": counts, "mi": mi, "null": of_null})
     return table.assign(mi_corrected=table["mi"] - table["null"])
 
 
 def two_point_curves(
-    documents: Documents,
-    distances: Sequence[int],
-    groups: int = 0,
-    method: str = "grassberger",
-    seed: int = 0,
-    **options,
+    documents: Documents, distances: Sequence[int], groups: int = 0, seed: int = 0
 ) -> pd.DataFrame:
     """I_TP(d) beside both nulls, of a corpus and of what is left of it without some documents.
 
     Leaving out one of `groups` runs of neighbouring documents at a time tells how much a curve, or
     what is fitted to it, depends on which books there are (the delete-a-group jackknife). Files
-    sorted by author keep an author's books together. Others as in `two_point_mi`.
+    sorted by author keep an author's books together.
 
     DataFrame `left_out, distance, pairs, mi, across, within`, in nats; `left_out` is −1 for the
     whole corpus, else the group.
@@ -99,24 +87,15 @@ def two_point_curves(
     tables = []
     for group, without in enumerate(left_out, -1):
         part = [documents[index] for index in everything if index not in without]
-        table = two_point_mi(part, distances, method, "across", seed, **options)
-        shuffled = shuffle(part, "within", seed)
-        within = paired_mi(part, shuffled, table["distance"].tolist(), method, **options)
-        table = table.rename(columns={"null": "across"}).drop(columns="mi_corrected")
+        table = two_point_mi(part, distances, seed=seed).rename(columns={"null": "across"})
+        within = paired_mi(part, shuffle(part, "within", seed), table["distance"].tolist())
         tables.append(table.assign(within=within, left_out=group))
     columns = ["left_out", "distance", "pairs", "mi", "across", "within"]
     return pd.concat(tables, ignore_index=True)[columns]
 
 
 def paired_mi(
-    documents: Documents,
-    others: Documents,
-    distances: Sequence[int],
-    method: str = "grassberger",
-    *,
-    device: str | None = None,
-    part: int = PART,
-    workers: int = 2,
+    documents, others, distances, method="grassberger", device=None, part=PART, workers=2
 ) -> list[float]:
     """Mutual information of (document[i], other[i + d]) over all i, for every d.
 
@@ -194,10 +173,8 @@ def _check_distances(documents: list[np.ndarray], distances: Sequence[int]) -> l
         if distance < 1:
             raise ValueError(f"A distance is at least 1, not {distance}.")
         if distance >= longest:
-            raise ValueError(
-                f"No document has a pair of tokens at distance {distance}: "
-                f"the longest has {longest:,} tokens."
-            )
+            known = f"the longest has {longest:,} tokens"
+            raise ValueError(f"No document has a pair of tokens at distance {distance}: {known}.")
     return [int(distance) for distance in distances]
 
 

@@ -18,17 +18,6 @@ marginal of any block Y. `PairSource` is not stationary, and needs it.
 
 from l2m.sources.echo import EchoSource
 from l2m.sources.gaussian import GaussianFamily
-from l2m.sources.markov import CopySource, HiddenMarkovSource, MarkovSource, mutual_information
+from l2m.sources.markov import CopySource, HiddenMarkovSource, MarkovSource
 from l2m.sources.paired_bits import PairSource
 from l2m.sources.santa_fe import SantaFeSource
-
-__all__ = [
-    "CopySource",
-    "EchoSource",
-    "GaussianFamily",
-    "HiddenMarkovSource",
-    "MarkovSource",
-    "PairSource",
-    "SantaFeSource",
-    "mutual_information",
-]

@@ -49,14 +49,10 @@ class Level(NamedTuple):
 class GaussianFamily:
     """L = 4^levels correlated standard normal numbers, the same when their order is reversed.
 
-    All but `covariance` and `cholesky` takes O(L) time and memory.
-
-    Parameters
-    ----------
-    kind : "sub-volume" or "logarithmic".
-    levels : L = 4^levels numbers, `length`.
-    target : the correlation that the last step sets, between -1 and 1; None leaves the step out.
-    signs : four of ±1, of the rows of M; backwards they must be the same, or all opposite.
+    The `kind` is "sub-volume" or "logarithmic", `target` the correlation that the last step sets,
+    between -1 and 1; None leaves the step out. `signs` are four of ±1, of the rows of M; backwards
+    they must be the same, or all opposite. All but `covariance` and `cholesky` takes O(L) time and
+    memory.
     """
 
     def __init__(self, kind, levels, target=2 / 5, signs=(1, 1, 1, 1)):
@@ -109,33 +105,24 @@ class GaussianFamily:
             if not 0 <= position < self.length:
                 last = self.length - 1
                 raise ValueError(f"positions go from 0 to length - 1 = {last}, not {position}.")
-        return float(self._correlation(i, j))
+        return float(self._between_neighbours(self.levels, i, j)[0, 0])
 
     def two_point_mi(self, i, j):
         """-½ ln(1 - corr²) in nats, positions from 0; antipodal: i = 0, j = length - 1."""
         return float(-np.log1p(-(self.correlation(i, j) ** 2)) / 2)
 
-    def covariance(self, device=None):
-        """C, (L, L), float64: 8 L² bytes, 2.1 GB for seven levels.
-
-        A NumPy array, or, built there, a torch tensor on a `device`.
-        """
+    def covariance(self):
+        """C, (L, L), float64: 8 L² bytes, 2.1 GB for seven levels."""
         # the construction is linear, Z = A X with independent X, so that C = A A^T
-        fresh = on_device(np.eye(self.length), device)
-        return self._construct(self._construct(fresh, self.levels).T, self.levels)
+        return self._construct(self._construct(np.eye(self.length), self.levels).T, self.levels)
 
-    def cholesky(self, device=None):
-        """The lower triangular T with C = T T^T, (L, L), on a device as in `covariance`.
+    def cholesky(self):
+        """The lower triangular T with C = T T^T, (L, L), after L³/3 operations.
 
         Z = T ε with ε standard normal is a sample, and its exact conditionals are products of the
-        same triangle: E[Z_i | Z_<i] = (T ε)_i - T_ii ε_i, with deviation T_ii. After L³/3
-        operations that is a quick way, on a GPU, to many samples of some thousands of numbers.
+        same triangle: E[Z_i | Z_<i] = (T ε)_i - T_ii ε_i, with deviation T_ii.
         """
-        if device is None:
-            return np.linalg.cholesky(self.covariance())
-        import torch
-
-        return torch.linalg.cholesky(self.covariance(device))
+        return np.linalg.cholesky(self.covariance())
 
     def _construct(self, x, level):
         """Z of a level from as many independent numbers x, shape (4^level, batch)."""
@@ -143,11 +130,10 @@ class GaussianFamily:
             return x
         rows, c = x.reshape(len(x) // 4, 4, -1), self._copies
         below = self._construct(rows[:, :c].reshape(len(rows), -1), level - 1)
-        mixing = self._mixing if isinstance(x, np.ndarray) else x.new_tensor(self._mixing)
         copies = below.reshape(rows[:, :c].shape)
-        z = (mixing[:, :c] @ copies + mixing[:, c:] @ rows[:, c:]).reshape(x.shape)
+        z = self._mixing[:, :c] @ copies + self._mixing[:, c:] @ rows[:, c:]
         own, other = self._levels[0][level - 1][:2]
-        return _map_pairs(z, own, other)
+        return _map_pairs(z.reshape(x.shape), own, other)
 
     def _neighbours_ahead(self, z, level):
         """E[Z_i, Z_{i+1} | Z_<i] at i = -1, …, 4^level - 1, shape (4^level + 1, 2, batch).
@@ -162,7 +148,6 @@ class GaussianFamily:
         copies = (np.linalg.inv(self._mixing) @ rows)[:, : self._copies]
         below = self._neighbours_ahead(copies.reshape(len(rows), -1), level - 1)
         below = below.reshape(len(rows) + 1, 2 * self._copies, -1)
-
         known = np.zeros((len(rows) + 1, 4, z.shape[1]))  # the first four of the six
         known[1:] = z.reshape(rows.shape)
         known[1:, 0] = rows[:, 0]
@@ -171,20 +156,17 @@ class GaussianFamily:
         ahead = [mean[:, j : j + 2] + factor[:, j : j + 2, :j] @ noise[:, :j] for j in range(1, 5)]
         return _by_position(ahead)
 
-    def _correlation(self, i, j):
-        return self._between_neighbours(self.levels, i, j)[0, 0]
-
     def _between_neighbours(self, level, i, j):
         """Covariance of (Z_i, Z_{i+1}) with (Z_j, Z_{j+1}), 2×2."""
         if level == 0:
             return np.eye(2, k=i - j)
         (m, first), (n, second) = divmod(i - 1, 4), divmod(j - 1, 4)
-        rows = self._of_rows(self._between_neighbours(level - 1, m, n), np.eye(2, k=m - n))
+        rows = self.of_rows(self._between_neighbours(level - 1, m, n), np.eye(2, k=m - n))
         six = self._levels[0][level - 1].six
         left, right = six[m + 1, first + 1 : first + 3], six[n + 1, second + 1 : second + 3]
         return left @ rows @ right.T
 
-    def _of_rows(self, copies, fresh):
+    def of_rows(self, copies, fresh):
         """Covariance 8×8 of two rows with two, from those of the numbers that they are made of."""
         kept, new = self._mixing[:, : self._copies], self._mixing[:, self._copies :]
         return np.kron(copies, kept @ kept.T) + np.kron(fresh, new @ new.T)
@@ -195,14 +177,14 @@ class GaussianFamily:
         levels, now = [], np.tile(np.eye(2), (2, 1, 1))  # covariances of neighbours,
         ahead = now  # and given all before them
         for _ in range(self.levels):
-            rows = self._of_rows(now, np.eye(2))
+            rows = self.of_rows(now, np.eye(2))
             own, other = np.ones(len(rows)), np.zeros(len(rows))  # identity at both ends
             own[1:-1], other[1:-1] = self._last_step(rows[1:-1, 3, 4])
             six = np.tile(np.eye(8)[:6], (len(rows), 1, 1))
             six[:, 3, 3] = six[:, 4, 4] = own
             six[:, 3, 4] = six[:, 4, 3] = other
             turned = six.swapaxes(1, 2)
-            factor = np.linalg.cholesky(six @ self._of_rows(ahead, np.eye(2)) @ turned)
+            factor = np.linalg.cholesky(six @ self.of_rows(ahead, np.eye(2)) @ turned)
             levels.append(Level(own[1:-1, None], other[1:-1, None], six, factor))
             rows = six @ rows @ turned
             now = _by_position([rows[:, j : j + 2, j : j + 2] for j in range(1, 5)])
@@ -220,19 +202,8 @@ class GaussianFamily:
         return (plus + minus) / 2, (plus - minus) / 2
 
 
-def on_device(array, device):
-    """The array itself, or a torch tensor on a device."""
-    if device is None:
-        return array
-    import torch
-
-    return torch.as_tensor(array, device=device)
-
-
 def _map_pairs(z, own, other):
     """z, shape (L, batch), after mapping each pair of neighbours across rows; in place."""
-    if not isinstance(z, np.ndarray):
-        own, other = z.new_tensor(own), z.new_tensor(other)
     u, v = z[3:-1:4], z[4::4]
     z[3:-1:4], z[4::4] = own * u + other * v, other * u + own * v
     return z

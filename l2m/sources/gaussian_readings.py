@@ -12,12 +12,10 @@ are -1/4 with the paper's M, which gives 0; their sizes, or rows of M with ALTER
 Where no pair is cut, at 2/5 of L for one, the map changes no I_BP at all.
 """
 
-from functools import cached_property
-
 import numpy as np
 from scipy import linalg
 
-from l2m.sources.gaussian import COPIES, GaussianFamily, M, on_device
+from l2m.sources.gaussian import COPIES, GaussianFamily, M
 from l2m.sources.markov import check_split
 
 PAPER, ALTERNATING = (1, 1, 1, 1), (1, -1, 1, -1)
@@ -33,42 +31,28 @@ def reading(kind, levels, last_step="map", target=2 / 5, signs=PAPER):
     return GaussianFamily(kind, levels, target if last_step == "map" else None, signs)
 
 
-class ReplacedFamily(GaussianFamily):
+class ReplacedFamily:
     """The family whose last step replaces an entry of the covariance; all else as it was.
 
-    Not every target leaves a positive definite matrix: ``LinAlgError`` where it does not. All is
-    dense, L³/3 operations, but for `bipartite_mi` at the quarters of L with target 0.
+    Not every target leaves a positive definite matrix: ``LinAlgError`` where it does not.
     """
 
     def __init__(self, kind, levels, target=0, signs=PAPER):
         if target is None:
             raise ValueError('target must be a number: reading(…, "none") leaves the step out.')
-        super().__init__(kind, levels, target, signs)
+        self._rows = GaussianFamily(kind, levels, target, signs)
+        self.kind, self.levels, self.target, self.length = kind, levels, target, 4**levels
 
-    def covariance(self, device=None):
+    def covariance(self):
         """C_levels, (L, L), float64, by C_k = C_{k-1} ⊗ G + I ⊗ R, entries replaced."""
         matrix = np.eye(1)
         for _ in range(self.levels):
-            matrix = self._of_rows(matrix, np.eye(len(matrix)))
+            matrix = self._rows.of_rows(matrix, np.eye(len(matrix)))
             _replace(matrix, self.target)
-        return on_device(matrix, device)
-
-    def sample(self, n, rng):
-        """n independent samples, float64 (n, L)."""
-        return rng.standard_normal((n, self.length)) @ self._triangle.T
-
-    def conditionals(self, z):
-        """As in `GaussianFamily`."""
-        noise = linalg.solve_triangular(self._triangle, np.asarray(z).T, lower=True).T
-        return z - noise * self.deviations, self.deviations
-
-    @property
-    def deviations(self):
-        """Exact deviations of Z_i given Z_<i, (L,)."""
-        return np.diag(self._triangle).copy()
+        return matrix
 
     def bipartite_mi(self, split):
-        """I_BP(split; L) in nats.
+        """I_BP(split; L) in nats, after L³/3 operations.
 
         With target 0, splits at a quarter, half or three quarters of L cost one factorisation of
         about (3/4)^(k-1) L numbers, or next to nothing in the logarithmic family.
@@ -76,16 +60,11 @@ class ReplacedFamily(GaussianFamily):
         check_split(split, self.length)
         quarters, rest = divmod(4 * split, self.length)
         if rest or self.target != 0:
-            return super().bipartite_mi(split)
+            triangle = np.linalg.cholesky(self.covariance())
+            entropy = np.append(0, np.log(np.diag(triangle)).cumsum())
+            return float(entropy[split] + entropy[-1 - split] - entropy[-1])
         x, y, whole = (self._quarters_log_det(q) for q in (quarters, 4 - quarters, 4))
         return float(x + y - whole) / 2
-
-    @cached_property
-    def _triangle(self):
-        return self.cholesky()
-
-    def _correlation(self, i, j):
-        return self.covariance()[i, j]
 
     def _quarters_log_det(self, quarters):
         """ln|C| of the first `quarters` quarters, target 0, less a constant a quarter.

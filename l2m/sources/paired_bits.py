@@ -18,13 +18,9 @@ class PairSource:
     ℓ = L/2 = 2^k the marginal of Y needs no offset. Any other block does: pass `start`. Attribute
     `mate`, int (2^levels · bits,), is the index of the bit that each is paired with, -1 if free.
 
-    Parameters
-    ----------
-    levels : the source has 2^levels positions.
-    exponent : β in (0, 1).
-    bits : per token; the vocabulary has 2^bits tokens. With few bits I_BP is coarse at small L.
-    noise : in [0, 0.5), the probability that a copy is wrong. vCLUB is infinite at 0.
-    seed : of the choice of pairs, which is part of the source.
+    There are 2^levels positions, and 2^bits tokens; with few bits I_BP is coarse at small L. The
+    `exponent` is β, `noise` the probability that a copy is wrong (vCLUB is infinite at 0), `seed`
+    that of the choice of pairs, which is part of the source.
     """
 
     def __init__(self, levels, exponent, bits=8, noise=0.0, seed=0):

@@ -15,14 +15,10 @@ from l2m.sources.markov import check_split, noisy_copy_mi
 class SantaFeSource:
     """Facts with Zipf-distributed indices, told again and again. Stationary.
 
-    Attributes `probability` and `flip`, (K,), are p_k and μ_k.
-
-    Parameters
-    ----------
-    facts : K >= 2, their number; the vocabulary has 2K tokens. I_BP saturates once L ~ K^(1/β).
-    exponent : β in (0, 1).
-    decay : α in (0, 2 - β]; None keeps the facts fixed, as in the original: I_TP is a constant.
-    rate : in (0, 1]; μ_k = (rate/2) p_k^γ with γ = (2 - β)/α, which gives I_TP its exponent α.
+    There are K `facts`, and 2K tokens; I_BP saturates once L ~ K^(1/β). The `exponent` is β, the
+    `decay` α at most 2 - β; None keeps the facts fixed, as in the original: I_TP is a constant.
+    Attributes `probability` and `flip`, (K,), are p_k and μ_k = (rate/2) p_k^γ, where γ = (2 - β)/α
+    gives I_TP its exponent α.
     """
 
     def __init__(self, facts, exponent, decay=None, rate=1.0):
@@ -49,8 +45,7 @@ class SantaFeSource:
         """n windows, int64 (n, length)."""
         fact = rng.choice(len(self.probability), size=(n, length), p=self.probability)
         order, gap = _by_fact(fact)
-        sorted_fact = np.take_along_axis(fact, order, axis=1)
-        change = np.where(gap == 0, 0.5, self.change(sorted_fact, gap))
+        change = np.where(gap == 0, 0.5, self.change(np.take_along_axis(fact, order, axis=1), gap))
         value = (rng.random((n, length)) < change).cumsum(axis=1) % 2
         return 2 * fact + _unsorted(value, order)
 

@@ -165,14 +165,6 @@ def test_without_the_last_step_the_laws_are_exact():
             assert mi == pytest.approx(first * factor ** (levels - 1))
 
 
-@every
-def test_torch_builds_the_same(kind):
-    pytest.importorskip("torch")
-    family = GaussianFamily(kind, 3)
-    for method in (family.covariance, family.cholesky):
-        np.testing.assert_allclose(method("cpu").numpy(), method(), atol=1e-12)
-
-
 def test_bad_input_names_the_cure():
     for kind, levels, options, message in (
         ("area", 2, {}, "kind must be one of sub-volume, logarithmic"),
