@@ -15,16 +15,22 @@ from math import inf
 
 import numpy as np
 import pandas as pd
+import torch
 
 from l2m.experiments.grids import grids_of
 from l2m.experiments.position_losses import block_edges, block_means
 from l2m.experiments.runs import Experiment, Run, main_process
 from l2m.files import digest, write_atomic
+from l2m.information.bipartite import window_terms
 from l2m.language_models import models
+from l2m.language_models.scoring import score
 from l2m.text.corpora import fingerprint, token_file
 from l2m.text.sequences import Sequences
 from l2m.text.shared_passages import require_apart
 from l2m.text.token_files import TokenFile
+from l2m.training.loop import Training, evaluate_positions, train
+from l2m.training.loss import token_loss, token_values
+from l2m.training.networks import build_model
 
 TOKENS = 1 << 15  # evaluated at once
 WATCHED = 1 << 17  # held-out tokens looked at while training
@@ -95,21 +101,15 @@ class BookTask(Sequences):
 
     def loss(self, model, tokens):
         """Mean loss, nats."""
-        from l2m.training.loss import token_loss
-
         return token_loss(model, tokens, self.file.bos_token_id)
 
     def values(self, model, tokens):
         """Loss of every token (n, L), nats."""
-        from l2m.training.loss import token_values
-
         return token_values(model, tokens, self.file.bos_token_id)
 
 
 def on_device(tokens: np.ndarray, device) -> tuple:
     """Token ids as a batch, a tuple of one LongTensor."""
-    import torch
-
     tokens = torch.from_numpy(tokens)
     if torch.device(device).type == "cuda":
         tokens = tokens.pin_memory().to(device, non_blocking=True)
@@ -150,10 +150,7 @@ class BookRun(Run):
         seed = f"-seed{self.seed}" if self.seed else ""
         return f"{self.family}-{self.layers}x{self.width}{state}-{self.length}{seed}"
 
-    @property
-    def name(self) -> str:
-        """Its title: within a grid there is no other of that title."""
-        return self.title
+    name = title  # within a grid there is no other of that title
 
     @property
     def steps(self) -> int:
@@ -162,17 +159,18 @@ class BookRun(Run):
 
     def model(self, vocab_size: int):
         """The model with its first weights."""
-        from l2m.training.networks import build_model
-
         sizes = {key: getattr(self, key) for key in ("length", "layers", "width", "state", "seed")}
         return build_model(self.family, vocab_size=vocab_size, **sizes)
 
-    def training(self, device):
-        """Configuration of the loop: in bf16 and compiled on a GPU."""
-        from l2m.training.loop import Training
-
-        cuda = device.type == "cuda"
-        return Training(
+    def train(self, deadline=inf, progress=True):
+        """Train, evaluate and score it: see `Run.train`. In bf16 and compiled on a GPU."""
+        logging.getLogger("transformers").setLevel(logging.ERROR)  # that Mamba is slow on a CPU
+        file, device = self.books.file(), models.default_device()
+        if cuda := device.type == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32, where it is not bf16
+        model = self.model(file.vocab_size).to(device)
+        judge = HeldOut(self, file, model)
+        config = Training(
             steps=self.steps,
             batch_size=self.batch_tokens // self.length,
             learning_rate=self.learning_rate,
@@ -184,30 +182,16 @@ class BookRun(Run):
             log_every=max(1, self.steps // 150),
             save_every=max(1, self.steps // 2),
         )
-
-    def train(self, deadline=inf, progress=True):
-        """Train, evaluate and score it: see `Run.train`."""
-        import torch
-
-        from l2m.training.loop import train
-
-        logging.getLogger("transformers").setLevel(logging.ERROR)  # that Mamba is slow on a CPU
-        file, device = self.books.file(), models.default_device()
-        if device.type == "cuda":
-            torch.set_float32_matmul_precision("high")  # TF32, where it is not bf16
-        model = self.model(file.vocab_size).to(device)
-        judge = HeldOut(self, file, model)
         options = {"deadline": deadline - SPARE, "watch": judge.watch}
         options["watch_every"] = max(1, self.steps // 6)
-        where = self.folder, device, progress
-        metrics = train(model, judge.task, self.training(device), *where, **options)
+        metrics = train(model, judge.task, config, self.folder, device, progress, **options)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         if metrics["step"].max() < self.steps or not main_process():
             return None
         row = self.about() | {
             "tokens_sha256": file.sha256,
-            "gpus": int(os.environ.get("WORLD_SIZE", 1)) if device.type == "cuda" else 0,
+            "gpus": int(os.environ.get("WORLD_SIZE", 1)) if cuda else 0,
             "weights": sum(p.numel() for p in model.parameters()),
             "config": json.dumps(model.config.to_dict(), default=str),
             "epochs": judge.task.epochs(self.tokens),
@@ -259,11 +243,6 @@ class HeldOut:
 
     def terms(self) -> pd.DataFrame:
         """`window_terms` of the held-out windows, in fp32."""
-        import torch
-
-        from l2m.information.bipartite import window_terms
-        from l2m.language_models.scoring import score
-
         windows, books = self.run.books.held_out_windows(self.file)
         bos = self.file.bos_token_id
         options = {"groups": books, "bos_token_id": bos, "progress": False, "check": 0}
@@ -273,8 +252,6 @@ class HeldOut:
 
     def _losses(self, task, starts):
         """Loss of every token (n, L) of the sequences that begin there."""
-        from l2m.training.loop import evaluate_positions
-
         size = max(1, TOKENS // self.run.length)
         parts = np.split(starts, range(size, len(starts), size))
         batches = (on_device(task.read(part), self.device) for part in parts)

@@ -13,13 +13,17 @@ from math import e, inf, log, pi
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.stats import sem
 
 from l2m.experiments.grids import grids_of
 from l2m.experiments.position_losses import block_edges, block_means
 from l2m.experiments.runs import Experiment, Run
+from l2m.language_models.models import default_device
 from l2m.memory.history_state import history_state_dim
 from l2m.sources.gaussian import GaussianFamily
+from l2m.training.loop import Training, evaluate_positions, train
+from l2m.training.networks import build_model
 
 
 def conditional_kl(mean, deviation, q_mean, q_deviation):
@@ -34,11 +38,9 @@ def conditional_kl(mean, deviation, q_mean, q_deviation):
 class GaussianTask:
     """Sequences z, (B, L, copies), with the exact conditional mean and deviation of every number.
 
-    Parameters
-    ----------
-    kind, levels : of the family: L = 4^levels vectors a sequence, `length`.
-    copies : independent copies of the family, the components of a vector.
-    seed : of the training data. The held-out data are the same for every seed.
+    `kind` and `levels` are of the family: L = 4^levels vectors a sequence, whose components are
+    independent `copies` of it. The `seed` is of the training data; the held-out data are the same
+    for every seed.
     """
 
     def __init__(self, kind, levels, copies=64, seed=0):
@@ -73,8 +75,6 @@ class GaussianTask:
 
     def _draw(self, key, size, rows, device):
         """One triangular product, Z = T ε; then E[Z_i | Z_<i] = Z_i - T_ii ε_i."""
-        import torch
-
         seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)
         generator = torch.Generator(device).manual_seed(int(seed))
         shape = (self.length, size, self.copies)
@@ -89,8 +89,6 @@ class GaussianTask:
 
     def _factor(self, device):
         """T and its diagonal, fp32, on a device: factorised there once, in fp64."""
-        import torch
-
         device = torch.device(device)
         if device not in self._factors:
             with torch.inference_mode(False):  # the loss is differentiated with it later
@@ -140,7 +138,7 @@ class GaussianRun(Run):
         return round(log(self.length, 4))
 
     @property
-    def title(self):
+    def title(self) -> str:
         """Architecture, size, length and seed."""
         parts = [self.family, f"{self.layers}x{self.width}"]
         parts += [f"state{self.state}"] if self.state else []
@@ -161,8 +159,6 @@ class GaussianRun(Run):
 
     def model(self):
         """The untrained network."""
-        from l2m.training.networks import build_model
-
         named = ("length", "layers", "width", "state", "window", "positions", "clock", "seed")
         sizes = {key: getattr(self, key) for key in named}
         return build_model(self.family, dim=self.copies, **sizes)
@@ -171,31 +167,20 @@ class GaussianRun(Run):
         """Train and evaluate it: see `Run.train`.
 
         Returns ``curves`` (`step, loss, learning_rate`), ``positions`` (see `positions_table`) and
-        ``runs``, one row: its fields, `parameters`, `dim_z` (the history state after L/2 vectors),
-        `mi` (I_BP of the vectors' halves, nats), `kl` and its `stderr` (mean over positions, nats
-        per number), the same of the second half (`kl_late`, `stderr_late`), `entropy`, `tokens`,
-        `seconds`, `vectors_per_second`, `device`, `torch` (its version).
+        ``runs``, one row: its fields, and among others `dim_z` (the history state after L/2
+        vectors), `mi` (I_BP of the vectors' halves, nats), `kl` and its `stderr` (mean over
+        positions, nats per number), and the same of the second half (`kl_late`, `stderr_late`).
         """
-        import torch
-
-        from l2m.language_models.models import default_device
-        from l2m.training.loop import Training, evaluate_positions, train
-
         # one variant of Mamba-2's kernels: choosing the best takes minutes for every shape
         os.environ.setdefault("MAMBA_DETERMINISTIC", "1")
         device = torch.device(device or default_device())
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32: changes a divergence by 1e-6 nats
         task, model = self.task(), self.model()
-        config = Training(
-            steps=self.steps,
-            batch_size=self.vectors // self.length,
-            learning_rate=self.learning_rate,
-            warmup_steps=self.warmup_steps,
-            precision=self.precision,
-            compile=device.type == "cuda",
-            graph=device.type == "cuda",
-        )
+        named = ("steps", "learning_rate", "warmup_steps", "precision")
+        how = {key: getattr(self, key) for key in named}
+        how |= dict.fromkeys(("compile", "graph"), device.type == "cuda")
+        config = Training(batch_size=self.vectors // self.length, **how)
         curve = train(model, task, config, self.folder, device, progress, deadline=deadline)
         if curve["step"].max() < self.steps:
             return None
@@ -244,15 +229,9 @@ def positions_table(kl, entropy) -> pd.DataFrame:
     """
     edges = block_edges(kl.shape[1], per_octave=24, multiple=16)
     means = block_means(kl, edges)
-    return pd.DataFrame(
-        {
-            "first": edges[:-1],
-            "last": edges[1:] - 1,
-            "kl": means.mean(axis=0),
-            "stderr": sem(means),
-            "entropy": block_means(entropy[None], edges)[0],
-        }
-    )
+    table = {"first": edges[:-1], "last": edges[1:] - 1, "kl": means.mean(axis=0)}
+    table |= {"stderr": sem(means), "entropy": block_means(entropy[None], edges)[0]}
+    return pd.DataFrame(table)
 
 
 def thin_curve(curve, n=80) -> pd.DataFrame:

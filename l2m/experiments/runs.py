@@ -95,13 +95,11 @@ class Run:
         with held(self.folder, main_process()):
             tables = self.train(deadline, progress)
             if tables and main_process():
-                for name, table in tables.items():
-                    table = table.assign(run=self.name)
+                files = {f"{name}.parquet": table for name, table in tables.items()}
+                for name, table in files.items():
                     table.attrs = {}
-                    content = table.to_parquet(compression="zstd")
-                    write_atomic(self.folder / f"{name}.parquet", content)
-                names = [f"{name}.parquet" for name in tables]
-                seal(self.folder, SCHEMA, {"of": digest(self.identity())}, names)
+                    write_atomic(self.folder / name, table.to_parquet(compression="zstd"))
+                seal(self.folder, SCHEMA, {"of": digest(self.identity())}, files)
         return tables is not None
 
     def table(self, name: str) -> pd.DataFrame:
@@ -157,8 +155,8 @@ class Experiment:
             raise FileNotFoundError(f"{much} have not been trained here and need a GPU: {names}")
         for run in runs:
             run.carry_out(progress=False)
-        names = name, "runs"
-        table, about = (pd.concat([r.table(n) for r in runs], ignore_index=True) for n in names)
+        both = (name, "runs")
+        table, about = (pd.concat([r.table(n) for r in runs], ignore_index=True) for n in both)
         table.attrs = {
             "device": ", ".join(sorted(set(about["device"]))),
             "dtype": self.dtype,
@@ -177,8 +175,7 @@ def main_process() -> bool:
 
 def visible_devices() -> list[str]:
     """The GPUs of this machine as `CUDA_VISIBLE_DEVICES` names them, [""] without any."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
+    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return given.split(",")
     import torch
 
@@ -190,15 +187,10 @@ def run_all(
 ) -> dict[str, str]:
     """Run commands in the order given, each in a process that sees one GPU, or only the CPU.
 
-    Returns, by name of what did not succeed, the end of its log, or that it was not started. A
-    command that fails does not stop the others; Ctrl-C ends them all.
-
-    Parameters
-    ----------
-    commands : name → arguments.
-    logs : folder of one log a command, ``<name>.log``.
-    per_device : commands on a GPU at once.
-    deadline : seconds after which no command is started; those that run are waited for.
+    `commands` are arguments by name, `per_device` how many run on a GPU at once; each has a log
+    ``<name>.log`` in the folder `logs`. After the `deadline` (seconds) no command is started; those
+    that run are waited for. Returns, by name of what did not succeed, the end of its log, or that
+    it was not started. A command that fails does not stop the others; Ctrl-C ends them all.
     """
     free, start, processes, failures = queue.SimpleQueue(), time.monotonic(), set(), {}
     for device in visible_devices() * per_device:
