@@ -152,7 +152,7 @@ def digest(*parts) -> str:
 
 
 def held(path: str | Path, wanted: bool = True, wait: bool = False) -> AbstractContextManager:
-    """Hold the lock beside `path`, to be let go by a ``with``, so that only one process writes it.
+    """Hold the lock beside `path` within a ``with``, so that only one process writes it.
 
     Not `wanted`, there is no lock, as for the further processes of a `torchrun`. If another process
     holds it, `wait` until it lets go, or raise a RuntimeError.

@@ -17,9 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from l2m.experiments.grids import grids_of
 from l2m.experiments.position_losses import block_edges, block_means
-from l2m.experiments.runs import Experiment, Run, main_process
+from l2m.experiments.runs import Experiment, Run, grids_of, main_process
 from l2m.files import digest, write_atomic
 from l2m.information.bipartite import window_terms
 from l2m.language_models import models

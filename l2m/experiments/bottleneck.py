@@ -85,12 +85,9 @@ def train_bottlenecks(
 
     Returns the DataFrame ``dim, bits, captured, stderr, mi, bound``, in nats; one row per model.
 
-    Parameters
-    ----------
-    source : of `l2m.sources`, with ``vocab_size``, ``sample``, ``log_prob`` and ``bipartite_mi``.
-    split, length : ℓ and L; X is the first ℓ tokens, Y the other L − ℓ.
-    dims, bits, seed : as in `Bottlenecks`; the seed also makes the training windows.
-    steps, batch, lr : Adam with a cosine schedule, fresh windows every step.
+    `source` is one of `l2m.sources`; X is the first ℓ = `split` tokens, Y the other L − ℓ. `dims`
+    and `bits` are as in `Bottlenecks`; the seed also makes the training windows, fresh ones every
+    step of Adam, whose rate falls as a cosine from `lr`.
     """
     rng = np.random.default_rng(seed)
     model = Bottlenecks(source.vocab_size, length, dims, bits, seed)

@@ -16,9 +16,8 @@ import pandas as pd
 import torch
 from scipy.stats import sem
 
-from l2m.experiments.grids import grids_of
 from l2m.experiments.position_losses import block_edges, block_means
-from l2m.experiments.runs import Experiment, Run
+from l2m.experiments.runs import Experiment, Run, grids_of
 from l2m.language_models.models import default_device
 from l2m.memory.history_state import history_state_dim
 from l2m.sources.gaussian import GaussianFamily

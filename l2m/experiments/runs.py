@@ -6,6 +6,7 @@ processes can carry out a grid of runs, on one machine (`run_all`) or many.
 """
 
 import dataclasses
+import json
 import os
 import queue
 import subprocess
@@ -39,8 +40,8 @@ RECORDED_AS = {
 class Run:
     """One model to train and evaluate; its experiment's subclass has the fields, and `train`.
 
-    A subclass also has `title`, which tells it from others to a reader, without spaces, and
-    `tokens`, how many, or how many vectors, it is trained on.
+    It also has `title`, which tells it from others, without spaces, and `tokens`, how many, or how
+    many vectors, it is trained on.
     """
 
     chapter = ""  # where the results of its experiment are recorded
@@ -106,6 +107,22 @@ class Run:
         """One of its tables, with a column `run`; DamagedFile if it is not what it was."""
         opened(self.folder, SCHEMA, CURE)
         return pd.read_parquet(self.folder / f"{name}.parquet").assign(run=self.name)
+
+
+def grids_of(experiment: str, make: Callable) -> dict[str, Callable[[], list]]:
+    """By the name of a grid in `grids.json`, a function that makes its runs, each from its fields.
+
+    A run has the fields listed for it, and those that are `common` to all; where there is an
+    `each`, every run is made once with each of the fields there. The most important are first, so
+    that whatever a deadline leaves is of use.
+    """
+
+    def runs(grid):
+        common, variants = grid.get("common", {}), grid.get("each", [{}])
+        return [make(**common | each | run) for each in variants for run in grid["runs"]]
+
+    grids = json.loads(Path(__file__).with_name("grids.json").read_text(encoding="utf-8"))
+    return {name: partial(runs, grid) for name, grid in grids[experiment].items()}
 
 
 @dataclasses.dataclass(frozen=True)

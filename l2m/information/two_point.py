@@ -16,7 +16,6 @@ import pandas as pd
 from l2m.information.entropy import METHODS, entropy
 from l2m.information.pair_counts import PART, Documents, count_tokens, n_pairs, pair_counts
 
-NULLS = ("across", "within", "shift", None)
 MAX_ID = 2**24  # of a token: single tokens are counted in a table
 
 
@@ -122,7 +121,7 @@ def shuffle(documents: Documents, null: str, seed: int = 0) -> list[np.ndarray]:
 
     They are a copy in memory, two or four bytes per token.
     """
-    if null not in NULLS or null is None:
+    if null not in ("across", "within", "shift"):
         raise ValueError(f"null is 'across', 'within', 'shift' or None, not {null!r}.")
     rng = np.random.default_rng(seed)
     if null == "across" and sum(len(document) > 0 for document in documents) == 1:
@@ -155,10 +154,9 @@ def check_documents(documents: Documents) -> list[np.ndarray]:
         if ids.dtype.kind not in "ui":
             raise TypeError(f"Document {index} holds {ids.dtype}, not integer token ids.")
         low, high = int(ids.min()), int(ids.max())
-        if low < 0:
-            raise ValueError(f"Document {index} has a negative token id, {low}.")
-        if high > MAX_ID:
-            raise ValueError(f"Document {index} has the token id {high}, above {MAX_ID}.")
+        if low < 0 or high > MAX_ID:
+            wrong = low if low < 0 else high
+            raise ValueError(f"Document {index} has the token id {wrong}, not one up to {MAX_ID}.")
         largest = max(largest, high)
     dtype = np.uint32 if largest >= 2**16 else np.uint16
     return [ids.astype(dtype, copy=False) for ids in arrays]
@@ -170,10 +168,8 @@ def _check_distances(documents: list[np.ndarray], distances: Sequence[int]) -> l
     for distance in distances:
         if isinstance(distance, bool) or not isinstance(distance, (int, np.integer)):
             raise TypeError(f"A distance is an integer, not {distance!r}.")
-        if distance < 1:
-            raise ValueError(f"A distance is at least 1, not {distance}.")
-        if distance >= longest:
-            known = f"the longest has {longest:,} tokens"
+        if not 1 <= distance < longest:
+            known = f"a distance is at least 1, and the longest has {longest:,} tokens"
             raise ValueError(f"No document has a pair of tokens at distance {distance}: {known}.")
     return [int(distance) for distance in distances]
 
