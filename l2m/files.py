@@ -91,10 +91,7 @@ def read_json(path: str | Path, cure: str) -> dict:
 
 
 def seal(folder: Path, schema: str, about: dict, names=()) -> None:
-    """Write the manifest of a folder that is complete: what it is, and its files `names`.
-
-    `schema` names the kind and the version of what is stored so.
-    """
+    """Write the manifest of a complete folder: its kind and version, what it is, its files."""
     hashes = {name: sha256(folder / name) for name in names}
     write_json(folder / "manifest.json", {"schema": schema, **about, "sha256": hashes})
 

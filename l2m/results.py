@@ -39,11 +39,7 @@ def results_dir() -> Path:
 
 
 def recorded(
-    name: str,
-    params: dict,
-    compute: Callable[[], pd.DataFrame] | None = None,
-    *,
-    command: str | None = None,
+    name: str, params: dict, compute: Callable | None = None, *, command: str | None = None
 ) -> pd.DataFrame:
     """Return the result `name` for `params`: the recorded one, the cached one, or a computed one.
 
@@ -80,10 +76,7 @@ def recorded(
 
 
 def provenance(name: str) -> dict:
-    """Return the provenance of the recorded result `name`, or raise MissingResult.
-
-    Whatever its parameters are.
-    """
+    """Return the provenance of the recorded result `name`, whatever its parameters are."""
     path = results_dir() / f"{name}.json"
     if not path.exists():
         raise MissingResult(f"No result {name!r} is recorded.")

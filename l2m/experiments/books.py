@@ -1,9 +1,8 @@
 """Language models trained on books, judged on books that were held out (Sec. 6, App. G).
 
-All runs on the same books read the same token file, and those of one length the same batches in the
-same order. A run keeps its learning curve (`metrics`), the loss by position, book by book
-(`positions`), the terms of both estimators of I_BP on windows of held-out books (`terms`), and what
-it was (`runs`).
+Runs on the same books read one token file, those of one length the same batches in the same order.
+A run keeps its learning curve (`metrics`), the loss by position and book (`positions`), the terms
+of both estimators of I_BP on windows of held-out books (`terms`), and what it was (`runs`).
 """
 
 import json
@@ -66,9 +65,8 @@ class Books:
 
     def held_out_windows(self, file: TokenFile) -> tuple[np.ndarray, np.ndarray]:
         """Windows for `score`, evenly from all held-out books, and the book of each."""
-        _, books = self.sides(file)
-        sequences = Sequences(file, self.window_length, 0, books)
-        starts, owner = evenly_cut(sequences, -(-self.windows // len(books)))
+        sequences = Sequences(file, self.window_length, books=self.sides(file)[1])
+        starts, owner = evenly_cut(sequences, -(-self.windows // len(sequences.books)))
         return sequences.read(starts), owner
 
 
@@ -98,12 +96,10 @@ class BookTask(Sequences):
         """Sequences `rows` of the `size` ones of a step: ((n, L),), a function of seed and step."""
         return on_device(self.numbered(step * size + np.arange(size)[rows]), device)
 
-    def loss(self, model, tokens):
-        """Mean loss, nats."""
+    def loss(self, model, tokens):  # mean, nats
         return token_loss(model, tokens, self.file.bos_token_id)
 
-    def values(self, model, tokens):
-        """Loss of every token (n, L), nats."""
+    def values(self, model, tokens):  # of every token (n, L), nats
         return token_values(model, tokens, self.file.bos_token_id)
 
 
@@ -230,8 +226,8 @@ class HeldOut:
         """Loss by position: `data, book, first, last, nll, sequences`.
 
         `data` is "held-out", book by book, or "seen": sequences of the first epoch, a third as
-        many, all together (book −1). A row is the mean over positions first … last (from 1)
-        and over `sequences` sequences, in nats.
+        many, all together (book −1). A row is the mean over positions first … last (from 1) and
+        over `sequences` sequences, in nats.
         """
         starts, owner = self.sequences()
         seen, _ = self.task.cut(0)
@@ -243,10 +239,11 @@ class HeldOut:
     def terms(self) -> pd.DataFrame:
         """`window_terms` of the held-out windows, in fp32."""
         windows, books = self.run.books.held_out_windows(self.file)
-        bos = self.file.bos_token_id
-        options = {"groups": books, "bos_token_id": bos, "progress": False, "check": 0}
+        options = {"groups": books, "bos_token_id": self.file.bos_token_id, "check": 0}
         with torch.compiler.set_stance("force_eager"):  # compiling would take longer
-            table = window_terms(score(self.model, windows, method="whole", **options))
+            table = window_terms(
+                score(self.model, windows, method="whole", progress=False, **options)
+            )
         return table.astype(dict.fromkeys(table.select_dtypes("float64").columns, "float32"))
 
     def _losses(self, task, starts):

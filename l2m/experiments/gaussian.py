@@ -26,10 +26,7 @@ from l2m.training.networks import build_model
 
 
 def conditional_kl(mean, deviation, q_mean, q_deviation):
-    """KL(p‖q) of normal conditionals in nats, elementwise (Eq. F.37): p first, then the model's q.
-
-    All are tensors, of shapes that broadcast.
-    """
+    """KL(p‖q) of normal conditionals, elementwise, nats (Eq. F.37): tensors of p, then of q."""
     ratio = deviation / q_deviation
     return (ratio**2 + ((q_mean - mean) / q_deviation) ** 2 - 1) / 2 - ratio.log()
 
@@ -37,9 +34,8 @@ def conditional_kl(mean, deviation, q_mean, q_deviation):
 class GaussianTask:
     """Sequences z, (B, L, copies), with the exact conditional mean and deviation of every number.
 
-    `kind` and `levels` are of the family: L = 4^levels vectors a sequence, whose components are
-    independent `copies` of it. The `seed` is of the training data; the held-out data are the same
-    for every seed.
+    `kind` and `levels` are of the family: L = 4^levels vectors a sequence, their components
+    independent `copies` of it. The `seed` is of the training data; held-out data are the same.
     """
 
     def __init__(self, kind, levels, copies=64, seed=0):
@@ -183,8 +179,8 @@ class GaussianRun(Run):
         curve = train(model, task, config, self.folder, device, progress, deadline=deadline)
         if curve["step"].max() < self.steps:
             return None
-        size = min(self.vectors, self.held_out) // self.length
-        n, half = self.held_out // (size * self.length), self.length // 2
+        size, half = min(self.vectors, self.held_out) // self.length, self.length // 2
+        n = self.held_out // (size * self.length)
         batches = [task.held_out(i, size, device) for i in range(n)]
         kl = evaluate_positions(model, task, batches, precision="fp32")
         row = asdict(self) | {
@@ -223,8 +219,8 @@ def window_floor(family, m):
 def positions_table(kl, entropy) -> pd.DataFrame:
     """Mean divergence by block of positions, from its values (n, L), and the entropy (L,).
 
-    `first, last, kl, stderr, entropy`, positions counted from 1. Blocks beyond 64 hold whole rows
-    of sixteen numbers, on whose place the divergence depends.
+    `first, last, kl, stderr, entropy`, positions from 1. Blocks beyond 64 hold whole rows of
+    sixteen numbers, on whose place the divergence depends.
     """
     edges = block_edges(kl.shape[1], per_octave=24, multiple=16)
     means = block_means(kl, edges)

@@ -1,9 +1,8 @@
 """Loss by position on held-out books: curves, differences, where they turn and cross.
 
-Everything rests on one array, the mean loss of every book in every block of positions (the table
-`positions` of `books`), and every interval on resampling books: sequences of one book are alike.
-Two models that read the same sequences are compared book by book, which takes most of the spread
-out of their difference.
+Everything rests on the mean loss of every book in every block of positions (the table `positions`
+of `books`), and every interval on resampling books: sequences of one book are alike. Two models
+that read the same sequences are compared book by book, which takes most of the spread out.
 """
 
 from dataclasses import dataclass, replace
@@ -92,10 +91,7 @@ class BookLosses:
 
 
 def book_losses(positions: pd.DataFrame, run: str) -> BookLosses:
-    """The held-out losses of one run, from `run, data, book, first, last, nll, sequences`.
-
-    ValueError if the run is not in the table.
-    """
+    """The held-out losses of one run of the table `positions`; ValueError if it is not there."""
     own = positions[(positions["run"] == run) & (positions["data"] == "held-out")]
     if own.empty:
         raise ValueError(f"no run {run!r}, only {', '.join(map(str, positions['run'].unique()))}")
@@ -125,10 +121,7 @@ class Place(NamedTuple):
 
 
 def lowest(curve: BookLosses, n: int = 2000, seed=0) -> Place:
-    """Where a curve is lowest: of Mamba's loss minus GPT-2's, where the lead is largest.
-
-    A curve that is lowest in its last block has not turned yet: infinite.
-    """
+    """Where a curve is lowest; infinite if in its last block: then it has not turned yet."""
 
     def find(y):
         i = y.argmin()
@@ -157,8 +150,8 @@ def _place(find, curve, n, seed) -> Place:
     means = resampled_means(curve.losses, n=n, seed=seed, weights=curve.weight)
     tail = (1 - CONFIDENCE) / 2
     found = [find(mean) for mean in means]
-    low, high = np.quantile(found, [tail, 1 - tail], method="nearest")
-    return Place(float(find(curve.mean)), float(low), float(high))
+    ends = np.quantile(found, [tail, 1 - tail], method="nearest")
+    return Place(*map(float, (find(curve.mean), *ends)))
 
 
 def moved(place: Place, dim: int, known_dim: int, beta: float) -> float:

@@ -1,8 +1,8 @@
 """Runs of training: independent processes, the tables that each keeps, and what is gathered.
 
-A `Run` is one model to train, with all that its numbers depend on. It has a folder of its own, in
-the cache, whose manifest is written last and so says that it is done: whatever schedules
-processes can carry out a grid of runs, on one machine (`run_all`) or many.
+A `Run` is one model to train, with all that its numbers depend on, and a folder in the cache whose
+manifest, written last, says that it is done: whatever schedules processes can carry out a grid of
+runs, on one machine (`run_all`) or many.
 """
 
 import dataclasses

@@ -19,10 +19,11 @@ HEAD = 2  # tokens at the start of Y whose marginal a model cannot know after BO
 def window_mi(
     scores,
     estimator="direct",
+    ratio=None,
+    *,
+    control_variate=True,
     bigram_entropy=None,
     bigram_weight=0.8,
-    ratio=None,
-    control_variate=True,
 ) -> pd.DataFrame:
     """I_BP's estimate of every window (row) at every split with ratio·ℓ ≤ T (column), in nats.
 
@@ -32,12 +33,10 @@ def window_mi(
 
     Y starts in mid-sentence, and the model's BOS does not (App. B.IV). Given a `bigram_entropy`,
     that of two successive tokens of the corpus in nats, the first two tokens of the direct
-    estimator's marginal term cost (1−w)·(what the model says) + w·bigram_entropy; `bigram_weight`
-    is w, 0.8 in the paper. With `control_variate` own marginals are subtracted in vCLUB (see
-    above).
+    estimator's marginal term cost (1−w)·(what the model says) + w·bigram_entropy, w being the
+    `bigram_weight`. With `control_variate` own marginals are subtracted in vCLUB (see above).
 
-    ValueError for an unknown estimator, a ratio that the scores do not hold, or an estimate that is
-    not a number.
+    ValueError for a ratio that the scores do not hold, or an estimate that is not a number.
     """
     terms, _ = _terms(scores, ratio)
     if estimator == "direct":

@@ -1,7 +1,6 @@
 """Counts → entropy in nats, by four estimators, each with a standard error.
 
-N samples fall on types; a sample's type was seen n times. Each estimate is a mean over the samples
-of a term that depends on n alone:
+N samples fall on types; an estimate is a mean over samples, whose type was seen n times, of
 
 =================  ================================================================================
 ``plugin``         log N − log n, the naive estimate; low by about (types − 1) / 2N
@@ -11,8 +10,7 @@ of a term that depends on n alone:
                    C = 1 − (types seen once) / N {cite}`chao2003nonparametric`
 =================  ================================================================================
 
-Equal counts may be given once, with how many types have them (the counts of counts): what
-`two_point` does for tens of millions of token pairs.
+Equal counts may be given once, with how many types have them (the counts of counts).
 """
 
 import numpy as np
@@ -34,10 +32,7 @@ def entropy(counts, method: str = "grassberger", times=None) -> float:
 
 
 def entropy_stderr(counts, method: str = "grassberger", times=None) -> float:
-    """Standard error of :func:`entropy` in nats: the spread of its terms, over √N.
-
-    It knows nothing of bias. Parameters and errors as for :func:`entropy`.
-    """
+    """Standard error of `entropy` in nats, the spread of its terms over √N; ignorant of bias."""
     n, t = _check(counts, method, times)
     terms, weights = _terms(n, t, method), n * t / (n @ t)
     return float(np.sqrt(weights @ (terms - weights @ terms) ** 2 / (n @ t)))

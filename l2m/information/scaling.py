@@ -1,11 +1,9 @@
 """Scaling laws and how well they are known.
 
 The paper's two laws are powers: I_BP(L/2; L) = A·L^β and I_TP(d) = A·d^{−α} (its Secs. 3-4), the
-second seen through a constant bias C (its Sec. B.VII). Everything here is fitted to log y, because
-errors of a mutual information are closer to relative than to absolute ones.
-
-Intervals of `fit_power_law` come from the scatter of the points about the law and take the points
-as independent. Values measured on the same windows are not: for those use `bootstrap_power_law`.
+second seen through a constant bias C (its Sec. B.VII). All is fitted to log y: errors of a mutual
+information are closer to relative than to absolute ones. Intervals of `fit_power_law` take the
+points as independent; values measured on the same windows are not: use `bootstrap_power_law`.
 """
 
 from dataclasses import dataclass
@@ -55,11 +53,10 @@ def fit_power_law(x, y, stderr=None, offset=False):
 def bootstrap_power_law(x, values, groups=None, n_boot=1000, seed=0):
     """Fit y = A·x^b to the mean over samples, with intervals from resampling whole groups.
 
-    Windows of one book resemble each other, and all points of the curve come from the same
-    windows; drawing books with replacement keeps both dependences, which `fit_power_law` ignores.
-    Intervals are Student-t with (groups − 1) degrees of freedom about the law of the mean over all
-    n, with the standard deviation of the resampled log A and b for a standard error: with tens
-    of books percentiles of the resamples hold the truth less often than promised.
+    Windows of one book resemble each other, and all points of the curve come from the same windows;
+    drawing books with replacement keeps both dependences. Intervals are Student-t with (groups − 1)
+    degrees of freedom, with the standard deviation of the resampled log A and b for an error: with
+    tens of books percentiles of the resamples hold the truth less often than promised.
 
     `x`, (k,), are lengths or distances, `values`, (n, k), mutual information (nats) of each of n
     windows at each x; `groups`, (n,), is the book of each window, by default its own; `n_boot` is
@@ -119,8 +116,7 @@ def compare_laws(x, y, stderr=None):
 def local_exponent(x, y):
     """The running exponent d log y / d log x, (n,): central differences, one-sided at the ends.
 
-    `x` and `y` are (n,), positive, n ≥ 3, with x increasing, or a ValueError. A power law gives a
-    constant; a logarithm gives 1/log x, falling towards zero.
+    Of 3 points or more, positive, with x increasing, or a ValueError. A power law gives a constant.
     """
     x, y, _ = _checked(x, y, None, at_least=3)
     if np.any(np.diff(x) <= 0):

@@ -9,11 +9,9 @@ Every source of tokens has a vocabulary of ``vocab_size`` tokens 0, 1, ... and f
 ``two_point_mi(d)``             I_TP(d) = I(W_i ; W_i+d), exact (Def. 4.2)
 ==============================  ====================================================================
 
-``start`` is the position of the block's first token. Stationary sources ignore it: for them the
-probability of a block does not depend on where it stands, so that ``log_prob(Y)`` is the exact
-marginal of any block Y. `PairSource` is not stationary, and needs it.
-
-`GaussianFamily` is a source of real numbers, with its own methods. Imports nothing of l2m.
+``start`` is the position of the block's first token. Stationary sources ignore it, so that
+``log_prob(Y)`` is the exact marginal of any block Y; `PairSource` needs it. `GaussianFamily` is a
+source of real numbers, with its own methods.
 """
 
 from l2m.sources.echo import EchoSource

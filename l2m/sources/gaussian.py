@@ -8,9 +8,8 @@ correlation by a symmetric linear map
 
     u' = α u + β v,    v' = β u + α v.
 
-The paper does not spell this map out, and its formula for the correlation depends on the signs of
-M: `gaussian_readings` has what else can be read into it. The reading here has both of the
-paper's laws, L^0.79 and log L.
+The paper does not spell this map out: `gaussian_readings` has what else can be read into it. The
+reading here has both of the paper's laws, L^0.79 and log L.
 
 Why all is cheap: let i = 4m + j with j = 1, …, 4, rows and numbers counted from 0. To know z_<i is
 to know the rows before m, before their last step, and the first j of the *six*
@@ -21,12 +20,10 @@ to know the rows before m, before their last step, and the first j of the *six*
 z_i and z_{i+1}. So what is known of (z_i, z_{i+1}) given z_<i follows from what is known of
 (a_m, a_{m+1}) given a_<m, of the copies one level below: pairs of neighbours suffice at every
 level, and a row costs the Cholesky factor of a 6×6 matrix. Any correlation is found by the same
-descent. One number more is imagined beyond either end, independent of all others, so that the ends
-are no special case.
+descent. One independent number more is imagined beyond either end: they are no special case.
 """
 
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 
@@ -35,15 +32,6 @@ from l2m.sources.markov import check_split
 M = np.array([[1, 1, 1, 1], [-1, 1, -1, 1], [-1, -1, 1, 1], [1, -1, -1, 1]])
 M = M * np.sqrt([5, 5, 5, 1]) / 4  # its columns are orthogonal, its rows have length 1
 COPIES = {"sub-volume": 3, "logarithmic": 1}
-
-
-class Level(NamedTuple):
-    """One level, made of n rows; windows m = -1, …, n-1 stand for the rows m and m+1."""
-
-    own: np.ndarray  # α of the last step, (n-1, 1)
-    other: np.ndarray  # β of it, (n-1, 1)
-    six: np.ndarray  # the six numbers as combinations of the two rows, (n+1, 6, 8)
-    factor: np.ndarray  # Cholesky factor of their covariance given the rows before, (n+1, 6, 6)
 
 
 class GaussianFamily:
@@ -132,8 +120,7 @@ class GaussianFamily:
         below = self._construct(rows[:, :c].reshape(len(rows), -1), level - 1)
         copies = below.reshape(rows[:, :c].shape)
         z = self._mixing[:, :c] @ copies + self._mixing[:, c:] @ rows[:, c:]
-        own, other = self._levels[0][level - 1][:2]
-        return _map_pairs(z.reshape(x.shape), own, other)
+        return _map_pairs(z.reshape(x.shape), *_own_and_other(self._levels[0][level - 1][0]))
 
     def _neighbours_ahead(self, z, level):
         """E[Z_i, Z_{i+1} | Z_<i] at i = -1, …, 4^level - 1, shape (4^level + 1, 2, batch).
@@ -142,7 +129,8 @@ class GaussianFamily:
         """
         if level == 0:
             return np.zeros((2, 2, z.shape[1]))
-        own, other, six, factor = self._levels[0][level - 1]
+        six, factor = self._levels[0][level - 1]
+        own, other = _own_and_other(six)
         scale = own**2 - other**2
         rows = _map_pairs(z.copy(), own / scale, -other / scale).reshape(len(z) // 4, 4, -1)
         copies = (np.linalg.inv(self._mixing) @ rows)[:, : self._copies]
@@ -162,7 +150,7 @@ class GaussianFamily:
             return np.eye(2, k=i - j)
         (m, first), (n, second) = divmod(i - 1, 4), divmod(j - 1, 4)
         rows = self.of_rows(self._between_neighbours(level - 1, m, n), np.eye(2, k=m - n))
-        six = self._levels[0][level - 1].six
+        six, _ = self._levels[0][level - 1]
         left, right = six[m + 1, first + 1 : first + 3], six[n + 1, second + 1 : second + 3]
         return left @ rows @ right.T
 
@@ -173,19 +161,23 @@ class GaussianFamily:
 
     @cached_property
     def _levels(self):
-        """A `Level` for each level, and Cov[Z_i, Z_{i+1} | Z_<i] at i = -1, …, L-1: (L+1, 2, 2)."""
+        """(six, factor) of each level; Cov[Z_i, Z_{i+1} | Z_<i] at i = -1, …, L-1: (L+1, 2, 2).
+
+        Windows m = -1, …, n-1 of a level of n rows stand for the rows m and m+1: `six`, (n+1, 6, 8),
+        has the six numbers as combinations of these, `factor`, (n+1, 6, 6), is the Cholesky factor
+        of their covariance given the rows before.
+        """
         levels, now = [], np.tile(np.eye(2), (2, 1, 1))  # covariances of neighbours,
         ahead = now  # and given all before them
         for _ in range(self.levels):
             rows = self.of_rows(now, np.eye(2))
-            own, other = np.ones(len(rows)), np.zeros(len(rows))  # identity at both ends
-            own[1:-1], other[1:-1] = self._last_step(rows[1:-1, 3, 4])
-            six = np.tile(np.eye(8)[:6], (len(rows), 1, 1))
-            six[:, 3, 3] = six[:, 4, 4] = own
-            six[:, 3, 4] = six[:, 4, 3] = other
+            six = np.tile(np.eye(8)[:6], (len(rows), 1, 1))  # both ends stay as they are
+            own, other = self._last_step(rows[1:-1, 3, 4])
+            six[1:-1, 3, 3] = six[1:-1, 4, 4] = own
+            six[1:-1, 3, 4] = six[1:-1, 4, 3] = other
             turned = six.swapaxes(1, 2)
             factor = np.linalg.cholesky(six @ self.of_rows(ahead, np.eye(2)) @ turned)
-            levels.append(Level(own[1:-1, None], other[1:-1, None], six, factor))
+            levels.append((six, factor))
             rows = six @ rows @ turned
             now = _by_position([rows[:, j : j + 2, j : j + 2] for j in range(1, 5)])
             ahead = _by_position([factor[:, j : j + 2, j : j + 2] for j in range(1, 5)])
@@ -200,6 +192,11 @@ class GaussianFamily:
         plus = np.sqrt((1 + self.target) / (1 + correlation))
         minus = np.sqrt((1 - self.target) / (1 - correlation))
         return (plus + minus) / 2, (plus - minus) / 2
+
+
+def _own_and_other(six):
+    """α and β of the last step of a level, (n-1, 1) each."""
+    return six[1:-1, 3, 3, None], six[1:-1, 3, 4, None]
 
 
 def _map_pairs(z, own, other):

@@ -7,9 +7,7 @@ Eq. C.23 gives the neighbours Z_{m,4}, Z_{m+1,1} of different rows the correlati
 by "an addition operation". Open are the operation, a linear map of the pair (`GaussianFamily`) or
 an entry of the covariance that is replaced (`ReplacedFamily`), and the value: the two correlations
 are -1/4 with the paper's M, which gives 0; their sizes, or rows of M with ALTERNATING signs, give
-2/5. `reading` makes any of these.
-
-Where no pair is cut, at 2/5 of L for one, the map changes no I_BP at all.
+2/5. Where no pair is cut, at 2/5 of L for one, the map changes no I_BP at all.
 """
 
 import numpy as np
@@ -69,14 +67,13 @@ class ReplacedFamily:
     def _quarters_log_det(self, quarters):
         """ln|C| of the first `quarters` quarters, target 0, less a constant a quarter.
 
-        After j steps the determinant left to compute is that of (5/4)^j C_m ⊗ I + I ⊗ S with
-        m = k - j levels; S acts on the last digit (base 4) of the position times the `inner`
-        directions kept so far. The columns of M are orthogonal: the directions of that digit that
-        carry fresh numbers are eliminated by a Schur complement. It is local, since neither R nor
-        the last step reaches beyond one row of the level below: all blocks are equal, one is
-        factorised. Until the last level but one there are as many blocks to a quarter, and these
-        determinants cancel in the mutual information: leaving them out keeps it accurate for any
-        number of levels. The signs of M's rows change nothing here.
+        After j steps the determinant left is that of (5/4)^j C_m ⊗ I + I ⊗ S with m = k - j levels;
+        S acts on the last digit (base 4) of the position times the `inner` directions kept so far.
+        The columns of M are orthogonal: the directions of that digit that carry fresh numbers are
+        eliminated by a Schur complement. It is local, since neither R nor the last step reaches
+        beyond one row of the level below: all blocks are equal, one is factorised. Until the last
+        level but one these determinants cancel in the mutual information: left out, it is accurate
+        for any number of levels. The signs of M's rows change nothing here.
         """
         basis = M / np.linalg.norm(M, axis=0)
         kept, gone = slice(0, COPIES[self.kind]), slice(COPIES[self.kind], 4)
@@ -87,7 +84,6 @@ class ReplacedFamily:
             fresh = scale * self._local_part(rows, basis)
             s = s.reshape(4, inner, 4, inner)
             s = np.einsum("aubv,ap,bq->puqv", s, basis, basis, optimize=True)
-
             factor = linalg.cholesky(_block(fresh, s, gone, gone), lower=True)
             half = linalg.solve_triangular(factor, _block(fresh, s, gone, kept), lower=True)
             s = _block(fresh, s, kept, kept) - half.T @ half

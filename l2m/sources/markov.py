@@ -162,9 +162,8 @@ class HiddenMarkovSource:
     def block_entropy(self, length):
         """Entropies in nats of blocks of 0, 1, ..., length tokens, shape (length + 1,).
 
-        H(L) is the sum over t of E[H(W_t | belief)], where the belief is the distribution of the
-        hidden state given the past. Pasts that lead to the same belief are merged, each set keeping
-        its mean, so that the work follows the number of distinct beliefs and not M^L.
+        H(L) is the sum over t of E[H(W_t | belief)], the belief being the distribution of the state
+        given the past. Pasts of the same belief are merged: these are fewer than M^L.
         """
         belief, weight = self.stationary[None], np.ones(1)
         increments = np.zeros(length + 1)

@@ -52,8 +52,8 @@ class SantaFeSource:
     def recall(self, tokens):
         """What the past says of each token, three arrays (n, T): `fact, gap, same`.
 
-        Which fact k the token tells, how many tokens ago it was last told (0 if never), and whether
-        with the same value (False if never told).
+        Which fact k it tells, how many tokens ago this was last told (0 if never), and whether with
+        the same value (False if never told).
         """
         tokens = np.asarray(tokens)
         fact = tokens // 2
@@ -63,10 +63,7 @@ class SantaFeSource:
         return fact, _unsorted(gap, order), _unsorted(same, order)
 
     def log_prob(self, tokens, start=0):
-        """Per-token log-likelihoods (n, T): ln p_k, plus that of the value given its last telling.
-
-        Given the past, a fact's value depends on its last telling only, and on how long ago.
-        """
+        """Per-token log-likelihoods (n, T): of the fact, and of its value given its last telling."""
         fact, gap, same = self.recall(tokens)
         change = np.where(gap == 0, 0.5, self.change(fact, gap))
         with np.errstate(divide="ignore"):
@@ -91,8 +88,8 @@ class SantaFeSource:
     def _over_facts(self, split, length, information):
         """Σ_k Σ_gap P(last telling in X and first in Y lie `gap` apart) information(change).
 
-        The last telling is a tokens before the border and the first b tokens after it, with
-        probability p(1-p)^(a-1) p(1-p)^(b-1); gap = a + b - 1 has `ways` such pairs.
+        They are a tokens before the border and b after it with probability p(1-p)^(a-1)
+        p(1-p)^(b-1); gap = a + b - 1 has `ways` such pairs.
         """
         check_split(split, length)
         gap = np.arange(1, length)

@@ -51,8 +51,7 @@ class Corpus:
     def tokens(self, tokenizer) -> list[np.ndarray]:
         """Token ids of every document, without special tokens, by a `transformers` tokenizer.
 
-        One read-only array per document, uint16 if the vocabulary allows, else uint32: slices of a
-        memory-mapped file of the cache folder, made on the first call.
+        Read-only slices of a memory-mapped file of the cache folder, made on the first call.
         """
         about = [[self.name, self.fingerprint, self.titles, self.table["author"].tolist()]]
         return tokenised(_books(self.name, self.table), tokenizer, about).documents()
@@ -192,10 +191,7 @@ def _identity(name) -> str:
 
 
 def text_files(path: str | Path) -> list[Path]:
-    """The `.txt` and `.parquet` files of a folder, sorted by path; or the one that is named.
-
-    FileNotFoundError if there are none; what is `NO_DOCUMENT` does not count.
-    """
+    """The `.txt` and `.parquet` files of a folder, sorted by path; or the one that is named."""
     path, files = Path(path), [Path(path)]
     if path.is_dir():
         files = [f for f in path.rglob("*") if f.is_file()]

@@ -1,7 +1,6 @@
 """What held-out books have in common with training books, word for word.
 
-A held-out book must not be read before. Every run of tokens of one book is looked for in the others
-by a hash of its own, of which one in a few is kept, the same ones in all books.
+Runs of tokens of one book are looked for in the others by hashes, of which one in a few is kept.
 """
 
 import numpy as np

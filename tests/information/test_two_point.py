@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2m.information import pair_counts as pairs
+from l2m.information import two_point
 from l2m.information.entropy import METHODS, entropy
 from l2m.information.two_point import shuffle, two_point_curves, two_point_mi
 
@@ -97,7 +98,8 @@ def test_memory_is_bounded_by_the_part(tmp_path):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pairs, "BLOCK", 2**16)
             tracemalloc.start()
-            values.append(two_point_mi([mapped], [1], null=None, part=part, workers=1)["mi"][0])
+            patch.setattr(two_point, "WORKERS", 1)
+            values.append(two_point_mi([mapped], [1], null=None, part=part)["mi"][0])
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
     assert values[0] == pytest.approx(values[1], abs=1e-9)
