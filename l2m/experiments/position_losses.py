@@ -95,12 +95,11 @@ def book_losses(positions: pd.DataFrame, run: str) -> BookLosses:
     own = positions[(positions["run"] == run) & (positions["data"] == "held-out")]
     if own.empty:
         raise ValueError(f"no run {run!r}, only {', '.join(map(str, positions['run'].unique()))}")
-    losses = own.pivot(index="book", columns="first", values="nll")
-    blocks = own.drop_duplicates("first").sort_values("first")
-    first, last = blocks["first"].to_numpy(), blocks["last"].to_numpy()
-    weight = own.drop_duplicates("book").set_index("book")["sequences"].loc[losses.index]
-    losses, weight = losses.to_numpy(np.float64), weight.to_numpy(np.float64)
-    return BookLosses(np.sqrt(first * last), last - first + 1, losses, weight)
+    losses = own.pivot(index="book", columns=["first", "last"], values="nll")
+    first, last = losses.columns.to_frame().to_numpy().T
+    weight = own.groupby("book")["sequences"].first().to_numpy(np.float64)
+    position = np.sqrt(first * last)
+    return BookLosses(position, last - first + 1, losses.to_numpy(np.float64), weight)
 
 
 class Place(NamedTuple):

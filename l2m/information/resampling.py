@@ -39,9 +39,9 @@ def resampled_means(values, groups=None, n=1000, seed=0, weights=None) -> np.nda
 
 
 def members(groups, n: int) -> tuple[np.ndarray, int]:
-    """The number of each row's group, (n,), in order of labels, and that of groups; or each its own.
+    """The number of each row's group, (n,), in the order of labels, and how many groups there are.
 
-    ValueError if a row has no label, or there are not n of them.
+    None makes each row its own. ValueError if one has no label, or there are not n of them.
     """
     groups = np.arange(n) if groups is None else np.asarray(groups)
     if groups.shape != (n,):

@@ -163,9 +163,9 @@ class GaussianFamily:
     def _levels(self):
         """(six, factor) of each level; Cov[Z_i, Z_{i+1} | Z_<i] at i = -1, …, L-1: (L+1, 2, 2).
 
-        Windows m = -1, …, n-1 of a level of n rows stand for the rows m and m+1: `six`, (n+1, 6, 8),
-        has the six numbers as combinations of these, `factor`, (n+1, 6, 6), is the Cholesky factor
-        of their covariance given the rows before.
+        Of n rows, windows m = -1, …, n-1 stand for the rows m and m+1: `six`, (n+1, 6, 8), has the
+        six numbers as combinations of these, `factor`, (n+1, 6, 6), is the Cholesky factor of their
+        covariance given the rows before.
         """
         levels, now = [], np.tile(np.eye(2), (2, 1, 1))  # covariances of neighbours,
         ahead = now  # and given all before them

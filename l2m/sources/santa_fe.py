@@ -63,7 +63,7 @@ class SantaFeSource:
         return fact, _unsorted(gap, order), _unsorted(same, order)
 
     def log_prob(self, tokens, start=0):
-        """Per-token log-likelihoods (n, T): of the fact, and of its value given its last telling."""
+        """Per-token log-likelihoods (n, T), of the fact and of its value given its last telling."""
         fact, gap, same = self.recall(tokens)
         change = np.where(gap == 0, 0.5, self.change(fact, gap))
         with np.errstate(divide="ignore"):

@@ -95,8 +95,14 @@ def king_james() -> pd.DataFrame:
     return table
 
 
-def archive_table(name: str) -> tuple[pd.DataFrame, str]:
-    """Table and fingerprint of an archive: from the folder of `L2M_CORPORA`, else rebuilt."""
+def known() -> dict[str, str]:
+    """What identifies the texts of the corpora that are known by name: sha256, or Hub revision."""
+    hub = {name: f"{about['path']}@{about['revision']}" for name, about in HUB.items()}
+    return {"kjv": KJV_TEXTS, **{name: ARCHIVES[name].texts for name in ARCHIVES}, **hub}
+
+
+def archive_table(name: str) -> pd.DataFrame:
+    """The table of an archive: from the folder of `L2M_CORPORA`, else rebuilt."""
     archive = ARCHIVES[name]
     home = f"github.com/{archive.repository}"
     folder = os.environ.get("L2M_CORPORA")
@@ -110,7 +116,7 @@ def archive_table(name: str) -> tuple[pd.DataFrame, str]:
         if sha256(file) != archive.table_sha256:
             problem = f"is not the pinned table of {name!r} (its sha256 differs): copy it anew"
             raise ValueError(f"{file}, which L2M_CORPORA names, {problem}, {cure}")
-        return pd.read_parquet(file)[COLUMNS], archive.texts
+        return pd.read_parquet(file)[COLUMNS]
     kept = sorted(filter(intact, file.parent.glob(f"{file.stem}-*{file.suffix}")))
     if not kept:
         try:
@@ -127,7 +133,7 @@ def archive_table(name: str) -> tuple[pd.DataFrame, str]:
             f"results: set L2M_CORPORA to a folder with its table, or measure {kept[-1]} by this "
             "path, as a corpus of its own."
         )
-    return table, archive.texts
+    return table
 
 
 def _download(name: str) -> bytes:

@@ -1,13 +1,11 @@
 """Books → documents, token arrays, and windows that start at a paragraph.
 
 A corpus is a table with the columns `short_book_title, author, publication_date, language, url,
-text`, one row per document, paragraphs separated by a blank line. By name:
-
-- `kjv` is embedded: the King James Bible, 66 books, one paragraph per chapter;
-- `english-novels-100`, `eltec-eng`, `eltec-deu`, `eltec-fra` are read from the folder named by the
-  environment variable `L2M_CORPORA`, else rebuilt from their public archives;
-- `pg19` and `wikipedia` are streamed from the Hugging Face Hub at a pinned revision;
-- anything else is a `.txt` or `.parquet` file, or a folder of them.
+text`, one row per document, paragraphs separated by a blank line. By name, `kjv` is embedded: the
+King James Bible, 66 books, one paragraph per chapter; `english-novels-100`, `eltec-eng`,
+`eltec-deu`, `eltec-fra` are read from the folder named by the environment variable `L2M_CORPORA`,
+else rebuilt from their archives; `pg19` and `wikipedia` are streamed from the Hugging Face Hub at a
+pinned revision. Anything else is a `.txt` or `.parquet` file, or a folder of them.
 """
 
 import itertools
@@ -98,42 +96,34 @@ def load_corpus(name_or_path: str | Path, limit: int | None = None) -> Corpus:
     name = str(name_or_path)
     if limit is not None and limit < 1:
         raise ValueError(f"limit is a number of documents, at least 1, not {limit}.")
+    known = archives.known()
     if name in HUB:
-        rows = itertools.islice(archives.hub_documents(name), limit)
-        table, texts = complete(pd.DataFrame(rows)), fingerprint(name)
+        table = complete(pd.DataFrame(itertools.islice(archives.hub_documents(name), limit)))
     elif name == "kjv":
-        table, texts = archives.king_james(), archives.KJV_TEXTS
+        table = archives.king_james()
     elif name in ARCHIVES:
-        table, texts = archives.archive_table(name)
-    else:
-        if not Path(name).exists():
-            names = ", ".join(["kjv", *ARCHIVES, *HUB])
-            raise FileNotFoundError(
-                f"There is no corpus, file or folder {name!r}: give the path of a .txt or "
-                f".parquet file or of a folder of them, or one of {names}."
-            )
+        table = archives.archive_table(name)
+    elif Path(name).exists():
         table = pd.concat(map(_read_file, text_files(name)), ignore_index=True)
-        texts = archives.fingerprint_texts(table["text"])
-    if name not in ("kjv", *ARCHIVES):
+    else:
+        raise FileNotFoundError(
+            f"There is no corpus, file or folder {name!r}: give the path of a .txt or .parquet "
+            f"file or of a folder of them, or one of {', '.join(known)}."
+        )
+    if name in HUB or name not in known:
         _report_equal(name, table["short_book_title"], [digest(text) for text in table["text"]])
-    return Corpus(name, table.head(limit or len(table)), _limited(texts, limit))
+    texts = known[name] if name in known else archives.fingerprint_texts(table["text"])
+    return Corpus(name, table.head(limit or len(table)), texts + _limited(limit))
 
 
 def fingerprint(name_or_path: str | Path, limit: int | None = None) -> str:
-    """What identifies the texts of a corpus, for known names without reading them.
-
-    The sha256 of the texts; for a Hub id its pinned revision; with a `limit`, that too.
-    """
-    name = str(name_or_path)
-    known = {"kjv": archives.KJV_TEXTS} | {key: archive.texts for key, archive in ARCHIVES.items()}
-    known |= {key: f"{hub['path']}@{hub['revision']}" for key, hub in HUB.items()}
-    if name in known:
-        return _limited(known[name], limit)
-    return load_corpus(name, limit).fingerprint
+    """What identifies the texts of a corpus, for known names without reading them."""
+    texts = archives.known().get(str(name_or_path))
+    return texts + _limited(limit) if texts else load_corpus(name_or_path, limit).fingerprint
 
 
-def _limited(texts: str, limit: int | None) -> str:
-    return texts if limit is None else f"{texts}[:{limit}]"
+def _limited(limit: int | None) -> str:
+    return "" if limit is None else f"[:{limit}]"
 
 
 def token_file(names, tokenizer, limit: int | None = None) -> TokenFile:
