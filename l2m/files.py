@@ -28,6 +28,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 ROOT = Path(__file__).resolve().parent.parent  # of a checkout; else the folder of the packages
 DAY = 86_400  # seconds, after which a file that was not renamed is one that a kill left behind
 
@@ -125,11 +127,8 @@ def tree_digest(folder: str | Path, files) -> str:
 
 def as_json(value, **options):
     """Return a value as it comes back from JSON: arrays as lists, what JSON lacks as text."""
-
-    def plain(other):
-        return other.tolist() if hasattr(other, "tolist") else str(other)
-
-    return json.loads(json.dumps(value, default=plain, **options))
+    options["default"] = lambda other: other.tolist() if hasattr(other, "tolist") else str(other)
+    return json.loads(json.dumps(value, **options))
 
 
 def digest(*parts) -> str:
@@ -156,8 +155,6 @@ def held(path: str | Path, wanted: bool = True, wait: bool = False) -> AbstractC
     """
     if not wanted:
         return nullcontext()
-    from filelock import FileLock, Timeout
-
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     try:
         return FileLock(f"{path}.lock").acquire(timeout=-1 if wait else 0)

@@ -121,12 +121,8 @@ class Place(NamedTuple):
 
 def lowest(curve: BookLosses, n: int = 2000, seed=0) -> Place:
     """Where a curve is lowest; infinite if in its last block: then it has not turned yet."""
-
-    def find(y):
-        i = y.argmin()
-        return curve.position[i] if i < len(y) - 1 else np.inf
-
-    return _place(find, curve, n, seed)
+    position = np.append(curve.position[:-1], np.inf)
+    return _place(lambda y: position[y.argmin()], curve, n, seed)
 
 
 def above_zero_from(curve: BookLosses, n: int = 2000, seed=0) -> Place:

@@ -109,20 +109,19 @@ class Run:
         return pd.read_parquet(self.folder / f"{name}.parquet").assign(run=self.name)
 
 
-def grids_of(experiment: str, make: Callable) -> dict[str, Callable[[], list]]:
-    """By the name of a grid in `grids.json`, a function that makes its runs, each from its fields.
+def grids_of(experiment: str, make: Callable) -> dict[str, list[Run]]:
+    """By the name of a grid in `grids.json`, its runs, each made from its fields.
 
-    A run has the fields listed for it, and those that are `common` to all; where there is an
+    These are the fields listed for it, and those that are `common` to all; where there is an
     `each`, every run is made once with each of the fields there. The most important are first, so
     that whatever a deadline leaves is of use.
     """
-
-    def runs(grid):
-        common, variants = grid.get("common", {}), grid.get("each", [{}])
-        return [make(**common | each | run) for each in variants for run in grid["runs"]]
-
     grids = json.loads(Path(__file__).with_name("grids.json").read_text(encoding="utf-8"))
-    return {name: partial(runs, grid) for name, grid in grids[experiment].items()}
+    runs = {}
+    for name, grid in grids[experiment].items():
+        common, variants = grid.get("common", {}), grid.get("each", [{}])
+        runs[name] = [make(**common | each | run) for each in variants for run in grid["runs"]]
+    return runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +130,7 @@ class Experiment:
 
     name: str  # of `l2m train`, such as "gaussian"
     tables: tuple[str, ...]  # names of those that a run keeps
-    grids: dict[str, Callable[[], list[Run]]]  # by name; runs, the most important first
+    grids: dict[str, list[Run]]
     params: Callable[[str, list[Run]], dict]  # (grid, runs) → what identifies the recorded tables
     dtype: str  # what the provenance says of the arithmetic
 
@@ -139,7 +138,7 @@ class Experiment:
         """The runs of a grid; ValueError if there is no such grid."""
         if grid not in self.grids:
             raise ValueError(f"no grid {grid!r} of {self.name}: one of {', '.join(self.grids)}")
-        return list(self.grids[grid]())
+        return self.grids[grid]
 
     def run(self, grid: str, name: str) -> Run:
         """The run of a grid that is called so; ValueError if there is none."""

@@ -17,13 +17,12 @@ from l2m.sources.gaussian import COPIES, GaussianFamily, M
 from l2m.sources.markov import check_split
 
 PAPER, ALTERNATING = (1, 1, 1, 1), (1, -1, 1, -1)
-LAST_STEPS = ("map", "replace", "none")
 
 
 def reading(kind, levels, last_step="map", target=2 / 5, signs=PAPER):
     """The family whose `last_step` is "map", "replace" or "none"; others as in `GaussianFamily`."""
-    if last_step not in LAST_STEPS:
-        raise ValueError(f"last_step must be one of {', '.join(LAST_STEPS)}, not {last_step!r}.")
+    if last_step not in ("map", "replace", "none"):
+        raise ValueError(f"last_step must be one of map, replace, none, not {last_step!r}.")
     if last_step == "replace":
         return ReplacedFamily(kind, levels, target, signs)
     return GaussianFamily(kind, levels, target if last_step == "map" else None, signs)

@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from l2m.files import cache_dir, digest, held, opened, seal, tree_digest, write_atomic
 
@@ -32,9 +33,7 @@ class TokenFile:
     paragraphs    (p,) int64, memory-mapped: the token at which each paragraph starts, increasing
     books         a row per document: `corpus, title, author, start, end, sha256`; start and end
                   count the tokens of the file, the digest is of its ids and paragraphs
-    sha256        of the ids
-    identity      a digest of all that is read of it: ids, paragraphs, where documents begin, and
-                  who wrote them
+    sha256        of the ids; `identity` of all that is read: also paragraphs, and the books
     vocab_size    M, the number of token ids, rounded up to a multiple of 128 (what GPUs like)
     bos_token_id  the token put in front of every sequence, the tokenizer's separator of documents
 
@@ -119,8 +118,6 @@ def paragraph_starts(text: str) -> np.ndarray:
 
 def _make(folder: Path, documents, tokenizer, about) -> None:
     """Tokenise into `<folder>.partial`, going on where an earlier process was stopped; rename."""
-    from tqdm import tqdm
-
     partial = folder.with_suffix(".partial")
     partial.mkdir(exist_ok=True)
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)

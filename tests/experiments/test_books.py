@@ -185,7 +185,7 @@ assert {run!r}.carry_out(progress=False)
 
 def test_tables_of_all_runs_are_gathered_and_recorded(books, monkeypatch):
     runs = [small(family, books) for family in ("gpt2", "mamba")]
-    monkeypatch.setitem(EXPERIMENT.grids, "test", lambda: runs)
+    monkeypatch.setitem(EXPERIMENT.grids, "test", runs)
     tables = EXPERIMENT.gather("test")
     assert tables["runs"]["run"].tolist() == ["gpt2-2x32-16", "mamba-2x32-16"]
     config = json.loads(tables["runs"]["config"][1])
@@ -216,7 +216,7 @@ def test_what_is_recorded_is_found(monkeypatch, grid):
 def test_what_needs_a_gpu_says_so(books, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     big = dataclasses.replace(small("gpt2", books), tokens=10**8)
-    monkeypatch.setitem(EXPERIMENT.grids, "test", lambda: [big])
+    monkeypatch.setitem(EXPERIMENT.grids, "test", [big])
     with pytest.raises(MissingResult, match="not been trained here and need a GPU: gpt2-2x32-16"):
         EXPERIMENT.gather("test")
 
