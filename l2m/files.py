@@ -48,9 +48,8 @@ def cache_dir() -> Path:
 def write_atomic(path: str | Path, content: bytes | str | Callable, hashed: bool = False) -> Path:
     """Write a file whole or not at all, to a temporary name beside it, then renamed; its path.
 
-    Its folder is made if missing. `content` may be a function that writes the file whose path, of
-    the same suffix, it is given. If it is to be `hashed`, its sha256 is put at the end of its name:
-    ``a.bin`` becomes ``a-<sha256>.bin``.
+    Its folder is made if missing. `content` may be a function that writes to the path that it is
+    given. If it is to be `hashed`, its name, ``a.bin``, becomes ``a-<sha256>.bin``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata
 from math import inf
 from pathlib import Path
@@ -46,10 +47,8 @@ def recorded(
     `name` is ``"<chapter>/<name>"``. `params` are all that it depends on, as JSON values, with
     fingerprints of data and models. `compute` makes the table; its ``attrs`` (device, dtype,
     tokens, …) go into the provenance, and so does the `command` that makes it, by default the
-    runner's. The table is read back from its file, with the provenance in ``attrs``.
-
-    With the environment variable ``L2M_RECORD=1`` what had to be computed, or was only cached, is
-    written to ``results/``. Delete a recorded table to have it measured anew.
+    runner's. The table is read back from its file, with the provenance in ``attrs``. With the
+    environment variable ``L2M_RECORD=1`` what was not recorded is written to ``results/``.
 
     MissingResult if it is neither recorded nor cached, and there is no `compute`, or one that lacks
     a file, a network or a package. DamagedFile if the recorded parameters fit, but the table is not
@@ -66,10 +65,8 @@ def recorded(
     frame = _read(target, params)
     if frame is not None:
         return frame
-    try:
+    with suppress(DamagedFile):
         frame = _read(cached, params)
-    except DamagedFile:
-        frame = None
     if frame is None:
         frame = _write(cached, _compute(name, params, compute, command))
     return _write(target, frame, MAX_BYTES) if os.environ.get("L2M_RECORD") == "1" else frame

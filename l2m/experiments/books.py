@@ -225,9 +225,8 @@ class HeldOut:
     def positions(self) -> pd.DataFrame:
         """Loss by position: `data, book, first, last, nll, sequences`.
 
-        `data` is "held-out", book by book, or "seen": sequences of the first epoch, a third as
-        many, all together (book −1). A row is the mean over positions first … last (from 1) and
-        over `sequences` sequences, in nats.
+        `data` is "held-out", or "seen": a third as many sequences of the first epoch, together
+        (book −1). A row is the mean over positions first … last (from 1) and sequences, in nats.
         """
         starts, owner = self.sequences()
         seen, _ = self.task.cut(0)

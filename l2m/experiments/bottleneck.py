@@ -78,11 +78,9 @@ def train_bottlenecks(
 ):
     """Train models with states of `dims` scalars to predict Y from X; measure what they capture.
 
-    Returns the DataFrame ``dim, bits, captured, stderr, mi, bound``, in nats; one row per model.
-
-    `source` is one of `l2m.sources`; X is the first ℓ = `split` tokens, Y the other L − ℓ. `dims`
-    and `bits` are as in `Bottlenecks`; the seed also makes the training windows, fresh ones every
-    step of Adam, whose rate falls as a cosine from `lr`.
+    `source` is one of `l2m.sources`; X is the first ℓ = `split` tokens, Y the other L − ℓ. The seed
+    also makes the training windows, fresh ones every step of Adam, whose rate falls as a cosine.
+    DataFrame ``dim, bits, captured, stderr, mi, bound``, in nats; one row per model.
     """
     rng = np.random.default_rng(seed)
     model = Bottlenecks(source.vocab_size, length, dims, bits, seed)

@@ -161,10 +161,9 @@ class GaussianRun(Run):
     def train(self, deadline=inf, progress=True, device=None):
         """Train and evaluate it: see `Run.train`.
 
-        Returns ``curves`` (`step, loss, learning_rate`), ``positions`` (see `positions_table`) and
-        ``runs``, one row: its fields, and among others `dim_z` (the history state after L/2
-        vectors), `mi` (I_BP of the vectors' halves, nats), `kl` and its `stderr` (mean over
-        positions, nats per number), and the same of the second half (`kl_late`, `stderr_late`).
+        Returns ``curves``, ``positions`` (see `positions_table`) and ``runs``, one row: its fields,
+        and among others `dim_z` (the history state after L/2 vectors), `mi` (I_BP of the halves),
+        `kl` (mean over positions, per number) and `kl_late` (of the second half), in nats.
         """
         # one variant of Mamba-2's kernels: choosing the best takes minutes for every shape
         os.environ.setdefault("MAMBA_DETERMINISTIC", "1")

@@ -46,13 +46,12 @@ def measure(
     Returns `l2m.information.bipartite.window_terms` and `position_costs`, the results "<name>" and
     "<name>-positions" (see `l2m.results.recorded`).
 
-    `corpus` and `model` are names or paths, as `load_corpus` and `load_model` take them. `windows`
-    of `length` = T tokens come from as many books as possible. Splits are 2, 4, 8, … up to
-    `largest_split`, 0 for T/2; `ratio` is the largest r = L/ℓ: continuations are cut at the
-    window's end. For vCLUB each window borrows the continuations of so many `partners`. `bos` is
-    the token id that every sequence starts with, -1 for the model's own; `dtype` is of the model's
-    arithmetic, probabilities are fp32 always. So many `documents` of the corpus are read, 0 for all
-    (PG19 has 28,602, 11 GB of text).
+    `corpus` and `model` are as in `load_corpus` and `load_model`. `windows` of `length` = T tokens
+    come from as many books as possible. Splits are 2, 4, 8, … up to `largest_split`, 0 for T/2;
+    `ratio` is the largest r = L/ℓ: continuations are cut at the window's end. For vCLUB each window
+    borrows the continuations of so many `partners`. `bos` is the token id that every sequence
+    starts with, -1 for the model's own; `dtype` is of the model's arithmetic, probabilities are
+    fp32 always. So many `documents` are read, 0 for all (PG19 has 28,602, 11 GB of text).
 
     MissingResult if it is not recorded, and corpus, model or device are missing here.
     """
@@ -70,7 +69,6 @@ def past_terms(
 
     The model sees BOS and the last c tokens of X, for c = 0, 1, 4, 16, … and all of them. What the
     cost of Y loses with c is what the model has made of so much past. Parameters as in `measure`.
-
     DataFrame `window, book, context, first, tokens, cost`: c, and of Y the tokens from `first` (1,
     2, 4, 8, …) to before the next, their number, and what they cost together (nats).
     """
@@ -112,9 +110,8 @@ def position_costs(scores) -> pd.DataFrame:
     """Mean costs by position, from `Scores`.
 
     DataFrame `position, nll, stderr, marginal, marginal_stderr, shuffled, shuffled_stderr` (nats;
-    standard error over books): the cost of the token at a position of the window; and, for the
-    largest split, that of the continuation's token at this position after BOS alone, and of the
-    partner's after a foreign past.
+    errors over books): the cost of the token at a position of the window; and, for the largest
+    split, of the continuation's there after BOS alone, and of the partner's after a foreign past.
     """
     length, last = scores.joint.shape[1], scores.splits[-1]
     shuffled = np.reshape(scores.shuffled[last], (-1, *scores.marginal[last].shape)).mean(0)

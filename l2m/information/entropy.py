@@ -2,13 +2,11 @@
 
 N samples fall on types; an estimate is a mean over samples, whose type was seen n times, of
 
-=================  ================================================================================
-``plugin``         log N − log n, the naive estimate; low by about (types − 1) / 2N
-``miller-madow``   log N − log n + 1 / 2n, less 1 / 2N at the end {cite}`miller1955note`
-``grassberger``    log N − G(n) {cite}`grassberger2003`, the paper's choice (App. B.VI)
-``chao-shen``      −C log q / (1 − (1 − q)^N), with q = C n / N and the coverage
+    plugin         log N − log n, the naive estimate; low by about (types − 1) / 2N
+    miller-madow   log N − log n + 1 / 2n, less 1 / 2N at the end {cite}`miller1955note`
+    grassberger    log N − G(n) {cite}`grassberger2003`, the paper's choice (App. B.VI)
+    chao-shen      −C log q / (1 − (1 − q)^N), with q = C n / N and the coverage
                    C = 1 − (types seen once) / N {cite}`chao2003nonparametric`
-=================  ================================================================================
 
 Equal counts may be given once, with how many types have them (the counts of counts).
 """

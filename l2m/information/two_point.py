@@ -45,8 +45,15 @@ def two_point_mi(
     """
     if method not in METHODS:
         raise ValueError(f"method is one of {', '.join(METHODS)}, not {method!r}.")
-    documents = check_documents(documents)
-    distances = _check_distances(documents, distances)
+    documents, distances = check_documents(documents), list(distances)
+    longest = max(map(len, documents), default=0)
+    for distance in distances:
+        if isinstance(distance, bool) or not isinstance(distance, (int, np.integer)):
+            raise TypeError(f"A distance is an integer, not {distance!r}.")
+        if not 1 <= distance < longest:
+            known = f"a distance is at least 1, and the longest has {longest:,} tokens"
+            raise ValueError(f"No document has a pair of tokens at distance {distance}: {known}.")
+    distances = [int(distance) for distance in distances]  # an unsigned one has no negative
     shuffled = None if null is None else shuffle(documents, null, seed)
     how = distances, method, device, part
     mi = paired_mi(documents, documents, *how)
@@ -141,18 +148,6 @@ def check_documents(documents: Documents) -> list[np.ndarray]:
         largest = max(largest, high)
     dtype = np.uint32 if largest >= 2**16 else np.uint16
     return [ids.astype(dtype, copy=False) for ids in arrays]
-
-
-def _check_distances(documents: list[np.ndarray], distances: Sequence[int]) -> list[int]:
-    distances = list(distances)
-    longest = max(map(len, documents), default=0)
-    for distance in distances:
-        if isinstance(distance, bool) or not isinstance(distance, (int, np.integer)):
-            raise TypeError(f"A distance is an integer, not {distance!r}.")
-        if not 1 <= distance < longest:
-            known = f"a distance is at least 1, and the longest has {longest:,} tokens"
-            raise ValueError(f"No document has a pair of tokens at distance {distance}: {known}.")
-    return [int(distance) for distance in distances]
 
 
 def _to_device(documents: list[np.ndarray], device: str | None) -> Documents:

@@ -83,9 +83,8 @@ class CopySource:
 class MarkovSource:
     """A stationary first-order Markov chain.
 
-    Past and future meet in one token, so I_BP = I(W_ℓ; W_ℓ+1) at every split and length, while
-    I_TP(d) falls exponentially. Row i of `transition` (M, M) holds p(next | i); a ValueError if it
-    is not irreducible.
+    I_BP = I(W_ℓ; W_ℓ+1) at every split and length, while I_TP(d) falls exponentially. Row i of
+    `transition` (M, M) holds p(next | i); a ValueError if it is not irreducible.
     """
 
     def __init__(self, transition):

@@ -8,7 +8,6 @@ import re
 import sqlite3
 import zipfile
 import zlib
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from importlib.util import find_spec
@@ -80,11 +79,8 @@ def king_james() -> pd.DataFrame:
     for title, book in passages:
         parts = book[["Passage1", "Passage2"]].to_numpy().ravel()
         text = " ".join(part.strip() for part in parts if part)
-        words = defaultdict(list)  # by chapter
-        _, *pieces = re.split(r"(\d+):\d+\s+", text)  # chapter, verse, chapter, verse, …
-        for chapter, verse in zip(pieces[::2], pieces[1::2], strict=True):
-            words[chapter] += verse.split()
-        text = "\n\n".join(map(" ".join, words.values()))
+        chapters = re.split(r"\d+:1\s", re.sub(r"\d+:(?!1\s)\d+\s", " ", text))[1:]
+        text = "\n\n".join(" ".join(chapter.split()) for chapter in chapters)
         rows.append([title, "King James Version", 1611, "eng", "gutenberg.org/ebooks/10", text])
     return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -86,8 +86,7 @@ def load_corpus(name_or_path: str | Path, limit: int | None = None) -> Corpus:
 
     Of files, a `.txt` is one document; a `.parquet` needs a column `text`, one document per row.
     What is hidden, such as `.ipynb_checkpoints`, or a README is none; a warning names equal ones.
-    `limit` is how many documents to keep, the first ones; None keeps all (PG19: 28,602 books, 11 GB
-    of text).
+    Only the first `limit` documents are kept; with None all (PG19: 28,602 books, 11 GB of text).
 
     FileNotFoundError if there is no such corpus, or its package is not installed; ConnectionError
     if it has to come from a network that is not there; ValueError if a file is empty, not UTF-8,

@@ -11,10 +11,8 @@ class Sequences:
     Every epoch cuts each book anew into sequences that start at a paragraph, and shuffles them. The
     first one starts at a random paragraph, the next ones at the first or second paragraph after an
     end, by chance: taking always the first, cuts that begin apart would soon run together. What
-    lies between is left out, and so are the ends of books.
-
-    `length` is L, `seed` that of cuts and order, `books` are indices of those in the token file,
-    all when None. ValueError if none of them holds such a sequence.
+    lies between is left out, and so are the ends of books. `books` are indices of those in the
+    token file, all when None; ValueError if none of them holds such a sequence.
     """
 
     def __init__(self, file: TokenFile, length: int, seed: int = 0, books=None):

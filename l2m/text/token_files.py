@@ -67,8 +67,7 @@ class TokenFile:
         """Indices of the books to train on and of the `n` ones that are kept from it.
 
         A book's place in the draw depends on the seed, its author and title alone, so a larger
-        corpus, or another order, keeps most of the choice. Books with a title in `exclude` are used
-        for neither. ValueError if nothing is left to train on, or a title is not there.
+        corpus keeps most of the choice. Books with a title in `exclude` are used for neither.
         """
         titles = self.books["title"]
         if unknown := set(exclude) - set(titles):
