@@ -131,10 +131,7 @@ def as_json(value, **options):
 
 
 def digest(*parts) -> str:
-    """Return one sha256 of several things: the identity of whatever is stored.
-
-    They are bytes, arrays, or what JSON can hold, in whatever order of keys; else a TypeError.
-    """
+    """Return one sha256 of several things: bytes, arrays, or what JSON can hold; else TypeError."""
     total = hashlib.sha256()
     for part in parts:
         if hasattr(part, "tobytes") and not part.dtype.hasobject:  # an array

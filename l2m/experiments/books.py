@@ -210,16 +210,13 @@ class HeldOut:
         self.run, self.file, self.device = run, file, next(model.parameters()).device
         sides = run.books.sides(file)
         self.task, self.held_out = (BookTask(file, run.length, run.seed, side) for side in sides)
+        self.starts, self.owner = evenly_cut(self.held_out, run.books.sequences)
         self.model = run.model(file.vocab_size).to(self.device).train()
         self.model.load_state_dict(model.state_dict(), assign=True)
 
-    def sequences(self) -> tuple[np.ndarray, np.ndarray]:
-        """First token and book of the held-out sequences."""
-        return evenly_cut(self.held_out, self.run.books.sequences)
-
     def watch(self, _model=None) -> float:
         """Mean loss of some held-out sequences, the same each time, from all books (nats)."""
-        some = evenly(self.sequences()[0], max(1, WATCHED // self.run.length))
+        some = evenly(self.starts, max(1, WATCHED // self.run.length))
         return float(self._losses(self.held_out, some).mean())
 
     def positions(self) -> pd.DataFrame:
@@ -228,10 +225,10 @@ class HeldOut:
         `data` is "held-out", or "seen": a third as many sequences of the first epoch, together
         (book −1). A row is the mean over positions first … last (from 1) and sequences, in nats.
         """
-        starts, owner = self.sequences()
         seen, _ = self.task.cut(0)
-        seen = seen[np.linspace(0, len(seen) - 1, max(1, len(starts) // 3)).astype(int)]
-        held_out = self._blocks("held-out", self._losses(self.held_out, starts), owner)
+        seen = seen[np.linspace(0, len(seen) - 1, max(1, len(self.starts) // 3)).astype(int)]
+        losses = self._losses(self.held_out, self.starts)
+        held_out = self._blocks("held-out", losses, self.owner)
         own = self._blocks("seen", self._losses(self.task, seen), np.full(len(seen), -1))
         return pd.concat([held_out, own], ignore_index=True)
 

@@ -62,10 +62,7 @@ def quantise(z, bits):
 
 
 def captured_mi(model, source, split, length, n, rng):
-    """How much of I_BP(split; length) each model captures, and the standard error: (models,) each.
-
-    I_BP − E[log p(Y|X) − log q(Y|X)], in nats; the expectation is over `n` windows.
-    """
+    """I_BP − E[log p(Y|X) − log q(Y|X)] over n windows, nats, and its error: (models,) each."""
     windows = source.sample(n, length, rng)
     with torch.inference_mode():
         log_q = _log_prob(model, torch.as_tensor(windows), split).numpy().astype(float)

@@ -150,8 +150,5 @@ def _place(find, curve, n, seed) -> Place:
 
 
 def moved(place: Place, dim: int, known_dim: int, beta: float) -> float:
-    """Where I_BP ~ L^β puts the place of a state of `dim` numbers, from that of a known one.
-
-    A state that holds C·dim nats is full at L ~ dim^(1/β) (Theorem 5.2).
-    """
+    """Where I_BP ~ L^β puts the place of a state of `dim` numbers, from that of a known one."""
     return place.position * (dim / known_dim) ** (1 / beta)

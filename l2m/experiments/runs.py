@@ -87,10 +87,7 @@ class Run:
         raise NotImplementedError
 
     def carry_out(self, deadline: float = inf, progress: bool = True) -> bool:
-        """Train and evaluate in this process, unless its tables are there; whether it is finished.
-
-        RuntimeError if another process is at it.
-        """
+        """Train and evaluate unless done; whether it is. RuntimeError if another is at it."""
         if self.finished():
             return True
         with held(self.folder, main_process()):
@@ -149,10 +146,7 @@ class Experiment:
         return runs[name]
 
     def gather(self, grid: str) -> dict[str, pd.DataFrame]:
-        """All tables of a grid: recorded, or of runs that are finished here or small enough to be.
-
-        MissingResult if runs are neither, and there is no GPU for them.
-        """
+        """All tables of a grid: recorded, or of runs finished here or small; else MissingResult."""
         runs, tables = self.runs(grid), {}
         params, command = self.params(grid, runs), f"l2m train {self.name} --grid {grid} --record"
         prefix = runs[0].chapter + ("/" if grid == "book" else f"/{grid}-")

@@ -123,10 +123,7 @@ class GaussianFamily:
         return _map_pairs(z.reshape(x.shape), *_own_and_other(self._levels[0][level - 1][0]))
 
     def _neighbours_ahead(self, z, level):
-        """E[Z_i, Z_{i+1} | Z_<i] at i = -1, …, 4^level - 1, shape (4^level + 1, 2, batch).
-
-        z has shape (4^level, batch), copies being part of the batch.
-        """
+        """E[Z_i, Z_{i+1} | Z_<i] at i = -1, …, L-1, (L+1, 2, batch), of z (L, batch)."""
         if level == 0:
             return np.zeros((2, 2, z.shape[1]))
         six, factor = self._levels[0][level - 1]

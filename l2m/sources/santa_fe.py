@@ -74,10 +74,7 @@ class SantaFeSource:
         return self._over_facts(split, length, noisy_copy_mi)
 
     def vclub_mi(self, split, length):
-        """The limit of the vCLUB estimator (Eq. 7) with q = p: I_BP plus the lautum information.
-
-        Infinite where facts never change, for a shuffled continuation then contradicts its past.
-        """
+        """The limit of vCLUB (Eq. 7) with q = p: I_BP plus lautum information; fixed facts: inf."""
         return self._over_facts(split, length, _binary_vclub)
 
     def two_point_mi(self, d):

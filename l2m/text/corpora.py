@@ -47,10 +47,7 @@ class Corpus:
         return self.table["short_book_title"].tolist()
 
     def tokens(self, tokenizer) -> list[np.ndarray]:
-        """Token ids of every document, without special tokens, by a `transformers` tokenizer.
-
-        Read-only slices of a memory-mapped file of the cache folder, made on the first call.
-        """
+        """Token ids of every document, no special ones: slices of a file that is made once."""
         about = [[self.name, self.fingerprint, self.titles, self.table["author"].tolist()]]
         return tokenised(_books(self.name, self.table), tokenizer, about).documents()
 

@@ -25,10 +25,7 @@ class Sequences:
             raise ValueError(f"no book has {length} tokens from a paragraph on: train on shorter")
 
     def cut(self, epoch: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """First token and book of the sequences of one cut, in the books' order.
-
-        With None nothing is left to chance: every sequence starts as early as it can.
-        """
+        """First token and book of the sequences of a cut; of None, each as early as it can be."""
         rng = None if epoch is None else np.random.default_rng([self.seed, epoch])
         starts, owner = [], []
         for book in self.books:

@@ -46,10 +46,7 @@ def require_apart(file: TokenFile, training, held_out) -> pd.DataFrame:
 
 
 def _shingles(file: TokenFile, book: int, weight: np.ndarray) -> np.ndarray:
-    """Hashes of the sampled runs of tokens of a book: unique, uint64.
-
-    Σ_j weight(w_{i+j})·B^j modulo 2^64, from differences of sums from the beginning.
-    """
+    """Hashes Σ_j weight(w_{i+j})·B^j modulo 2^64 of the sampled runs of a book: unique, uint64."""
     start, end = file.books.loc[book, ["start", "end"]]
     if end - start < SHINGLE:
         return np.empty(0, np.uint64)

@@ -97,8 +97,7 @@ def test_a_judge_sees_the_weights_as_they_are(books, file):
             weight.mul_(1.5)
     after = judge.watch()
     assert after != before
-    starts, _ = judge.sequences()
-    some = torch.from_numpy(judge.held_out.read(starts))
+    some = torch.from_numpy(judge.held_out.read(judge.starts))
     assert after == pytest.approx(float(judge.task.loss(model, some).detach()), abs=1e-4)
     train, held_out = books.sides(file)
     assert set(judge.task.books) == set(train)
@@ -111,7 +110,7 @@ def test_positions_by_hand(books, file):
     own = table[table["data"] == "held-out"]
     assert set(own["book"]) == set(books.sides(file)[1])
     book = own["book"].iloc[0]
-    starts, owner = judge.sequences()
+    starts, owner = judge.starts, judge.owner
     read = torch.from_numpy(judge.held_out.read(starts[owner == book]))
     losses = judge.task.values(judge.model, read)
     for row in own[own["book"] == book].itertuples():
