@@ -5,7 +5,6 @@ made it, where and how it was computed, the table's sha256 and a digest of itsel
 parameters are not the recorded ones is computed, and kept in the cache folder.
 """
 
-import datetime
 import hashlib
 import os
 import platform
@@ -125,7 +124,7 @@ def _compute(name: str, params: dict, compute, command: str) -> pd.DataFrame:
         "params": params,
         "command": command,
         "commit": _commit(),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "device": attrs.pop("device", f"CPU, {os.cpu_count()} cores, {platform.machine()}"),
         "dtype": attrs.pop("dtype", params.get("dtype")),
         "seeds": attrs.pop("seeds", {k: v for k, v in params.items() if "seed" in k}),

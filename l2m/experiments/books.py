@@ -149,7 +149,6 @@ class BookRun(Run):
 
     @property
     def steps(self) -> int:
-        """Optimiser steps."""
         return -(-self.tokens // self.batch_tokens)
 
     def model(self, vocab_size: int):

@@ -2,11 +2,9 @@
 
 A model reads token x_t with the state z_t, both of which it may use to predict x_{t+1}, and writes
 the next state; z_ℓ is thus a function of x_{1:ℓ−1} (Definition 5.1). Its scalars take one of 2^b
-values each: with the last token I_BP^q ≤ d·b·log 2 + log M. The position is given for free.
-
-What of the mutual information a model captures is measured against sources that are known exactly
-(`l2m.sources`): I_BP minus its Kullback-Leibler divergence, which data processing keeps below
-I(z_ℓ, x_ℓ ; Y), and so below the bound, whatever the model.
+values each: with the last token I_BP^q ≤ d·b·log 2 + log M. The position is given for free. What of
+the mutual information a model captures is I_BP minus its Kullback-Leibler divergence from a source
+that is known exactly: data processing keeps it below I(z_ℓ, x_ℓ ; Y), and so below the bound.
 """
 
 import numpy as np

@@ -129,12 +129,10 @@ class GaussianRun(Run):
 
     @property
     def levels(self) -> int:
-        """Of the family: L = 4^levels."""
         return round(log(self.length, 4))
 
     @property
     def title(self) -> str:
-        """Architecture, size, length and seed."""
         parts = [self.family, f"{self.layers}x{self.width}"]
         parts += [f"state{self.state}"] if self.state else []
         parts += [f"window{self.window}"] if self.window else []
@@ -149,11 +147,9 @@ class GaussianRun(Run):
         return self.steps * self.vectors
 
     def task(self) -> GaussianTask:
-        """What it trains on."""
         return GaussianTask(self.kind, self.levels, self.copies, self.seed)
 
     def model(self):
-        """The untrained network."""
         named = ("length", "layers", "width", "state", "window", "positions", "clock", "seed")
         sizes = {key: getattr(self, key) for key in named}
         return build_model(self.family, dim=self.copies, **sizes)

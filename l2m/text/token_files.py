@@ -4,8 +4,8 @@
     paragraphs.bin   int64, the tokens at which paragraphs start, counted from the first of all
     manifest.json    what was tokenised with what, the documents, the sha256 of the other two
 
-It is made under another name and renamed when it is complete. A run that was killed while making it
-goes on after the last document that it had finished, and of which it finds the same ids again.
+It is made under another name and renamed when it is complete. A run that was killed meanwhile goes
+on after the last document that it had finished, and of which it finds the same ids again.
 """
 
 import hashlib
