@@ -48,7 +48,6 @@ def recorded(
     tokens, …) go into the provenance, and so does the `command` that makes it, by default the
     runner's. The table is read back from its file, with the provenance in ``attrs``. With the
     environment variable ``L2M_RECORD=1`` what was not recorded is written to ``results/``.
-
     MissingResult if it is neither recorded nor cached, and there is no `compute`, or one that lacks
     a file, a network or a package. DamagedFile if the recorded parameters fit, but the table is not
     the one that was recorded, or if they cannot be read.

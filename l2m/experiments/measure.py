@@ -44,7 +44,7 @@ def measure(
     """Score windows of a corpus, or read what was recorded under `name` for these parameters.
 
     Returns `l2m.information.bipartite.window_terms` and `position_costs`, the results "<name>" and
-    "<name>-positions" (see `l2m.results.recorded`).
+    "<name>-positions" (see `l2m.results.recorded`), or raises its MissingResult.
 
     `corpus` and `model` are as in `load_corpus` and `load_model`. `windows` of `length` = T tokens
     come from as many books as possible. Splits are 2, 4, 8, … up to `largest_split`, 0 for T/2;
@@ -52,8 +52,6 @@ def measure(
     borrows the continuations of so many `partners`. `bos` is the token id that every sequence
     starts with, -1 for the model's own; `dtype` is of the model's arithmetic, probabilities are
     fp32 always. So many `documents` are read, 0 for all (PG19 has 28,602, 11 GB of text).
-
-    MissingResult if it is not recorded, and corpus, model or device are missing here.
     """
     given = locals()
     splits = [split for split in powers_of_two(length) if split <= (largest_split or length // 2)]

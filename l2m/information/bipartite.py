@@ -29,14 +29,13 @@ def window_mi(
 
     `scores` are `l2m.language_models.scoring.Scores`, or their table from `window_terms`; the
     `estimator` is "direct" or "vclub". `ratio` is L/ℓ, by default that of the scores; any smaller
-    one is read from the same scores.
+    one is read from the same scores. ValueError for one that they do not hold, or an estimate that
+    is not a number.
 
     Y starts in mid-sentence, and the model's BOS does not (App. B.IV). Given a `bigram_entropy`,
     that of two successive tokens of the corpus in nats, the first two tokens of the direct
     estimator's marginal term cost (1−w)·(what the model says) + w·bigram_entropy, w being the
     `bigram_weight`. With `control_variate` own marginals are subtracted in vCLUB (see above).
-
-    ValueError for a ratio that the scores do not hold, or an estimate that is not a number.
     """
     terms, _ = _terms(scores, ratio)
     if estimator == "direct":

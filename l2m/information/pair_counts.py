@@ -22,7 +22,6 @@ def pair_counts(
     """Counts of counts of the pairs (document[i], other[i + distance]).
 
     Returns different counts and how many pairs have each; a count that two parts have comes twice.
-
     `documents` are unsigned token ids, arrays (or tensors of one torch device); `others`, of the
     same lengths, are the documents themselves, or a shuffled copy. `first`, (vocab_size,), is how
     many pairs begin with each token, `part` how many keys are sorted in one go (all pairs of a

@@ -40,9 +40,8 @@ def fit_power_law(x, y, stderr=None, offset=False):
     constant C is fitted as well (Sec. B.VII of the paper: the bias of two-point MI). A point weighs
     as (y/stderr)², the inverse variance of log y; only ratios matter, since the scale of the noise
     is read off the residuals. Intervals are Student-t, from the covariance of the linearised fit.
-
-    ValueError for values that are not positive and finite, shapes that differ, or fewer than 3
-    points (4 with `offset`).
+    ValueError for values that are not positive and finite, or fewer than 3 points (4 with
+    `offset`).
     """
     x, y, weight = _checked(x, y, stderr, at_least=4 if offset else 3)
     theta = _solve_offset(x, y, weight) if offset else _solve(x, y, weight)
@@ -60,10 +59,9 @@ def bootstrap_power_law(x, values, groups=None, n_boot=1000, seed=0):
 
     `x`, (k,), are lengths or distances, `values`, (n, k), mutual information (nats) of each of n
     windows at each x; `groups`, (n,), is the book of each window, by default its own; `n_boot` is
-    the number of resamples, `seed` theirs, or a np.random.Generator.
-
-    ValueError for fewer than two groups, or if more than 1% of the resamples have a mean that is
-    not positive at some x: then the data cannot tell a power law there.
+    the number of resamples, `seed` theirs, or a np.random.Generator. ValueError for fewer than two
+    groups, or if more than 1% of the resamples have a mean that is not positive at some x: then the
+    data cannot tell a power law there.
     """
     values = np.asarray(values, float)
     if values.ndim != 2:
@@ -86,7 +84,6 @@ def compare_laws(x, y, stderr=None):
 
     ``power`` is A·x^b, ``power+constant`` is A·x^b + C with C ≥ 0, ``logarithm`` is A·log x + C.
     `x`, `y`, `stderr` and errors as in `fit_power_law`, but at least 6 points.
-
     DataFrame, one row per law: ``law, amplitude, exponent, offset, aicc, delta_aicc,
     prediction_error``. `aicc` is Akaike's criterion corrected for few points (lower is better;
     `delta_aicc` counts from the best), `prediction_error` the root-mean-square of log(prediction/y)

@@ -30,7 +30,6 @@ def two_point_mi(
     `distance, pairs, mi, null, mi_corrected` in nats; the last is `mi − null`, NaN without a null.
 
     `documents` are token ids, one integer array each; memory-mapped ones are read in pieces.
-
     `null` says where its second tokens come from, with as many pairs as the measurement has:
     "across", all tokens shuffled: what is left is the estimator's bias; "within", each document's
     tokens shuffled: the bias and what the documents' own vocabularies explain; "shift", each
@@ -39,7 +38,6 @@ def two_point_mi(
 
     `device` is None for NumPy, or a torch device such as "cuda", which then holds all tokens;
     `part` is how many keys each of two threads sorts in one go (see `pair_counts`).
-
     ValueError for ids that are negative or above 2^24, a distance that no document is longer than,
     an unknown method or null; TypeError for ids or distances that are no integers.
     """
