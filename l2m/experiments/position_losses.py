@@ -95,7 +95,7 @@ def book_losses(positions: pd.DataFrame, run: str) -> BookLosses:
     own = positions[(positions["run"] == run) & (positions["data"] == "held-out")]
     if own.empty:
         raise ValueError(f"no run {run!r}, only {', '.join(map(str, positions['run'].unique()))}")
-    losses = own.pivot(index="book", columns=["first", "last"], values="nll")
+    losses = own.pivot(index="book", columns=["first", "last"], values="nll").sort_index(axis=1)
     first, last = losses.columns.to_frame().to_numpy().T
     weight = own.groupby("book")["sequences"].first().to_numpy(np.float64)
     position = np.sqrt(first * last)
