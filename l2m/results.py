@@ -53,9 +53,8 @@ def recorded(
     the one that was recorded, or if they cannot be read.
     """
     if not re.fullmatch(r"[\w-]+(/[\w-]+)+", name):
-        raise ValueError(
-            f"A result is named '<chapter>/<name>', of letters, digits, _ and -, not {name!r}."
-        )
+        cure = "'<chapter>/<name>', of letters, digits, _ and -"
+        raise ValueError(f"A result is named {cure}, not {name!r}.")
     params = files.as_json(params, allow_nan=False)
     command = command or f"python -m l2m run {name.split('/')[0]} --record"
     target = results_dir() / name
@@ -99,10 +98,8 @@ def _write(stem: Path, frame: pd.DataFrame, max_bytes: float = inf) -> pd.DataFr
     info, frame.attrs = frame.attrs, {}
     table = frame.to_parquet(compression="zstd")
     if len(table) > max_bytes:
-        raise ValueError(
-            f"The table {info['name']!r} has {len(table):,} bytes; a recorded one holds what "
-            f"figures need, at most {max_bytes:,}. Summarise it."
-        )
+        most = f"a recorded one holds what figures need, at most {max_bytes:,}"
+        raise ValueError(f"{info['name']!r} has {len(table):,} bytes; {most}. Summarise it.")
     files.write_atomic(f"{stem}.parquet", table)
     files.write_json(f"{stem}.json", info | {"sha256": hashlib.sha256(table).hexdigest()})
     return _read(stem, info["params"])

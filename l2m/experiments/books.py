@@ -14,7 +14,6 @@ from math import inf
 
 import numpy as np
 import pandas as pd
-import torch
 
 from l2m.experiments.position_losses import block_edges, block_means
 from l2m.experiments.runs import Experiment, Run, grids_of, main_process
@@ -26,9 +25,6 @@ from l2m.text.corpora import fingerprint, token_file
 from l2m.text.sequences import Sequences
 from l2m.text.shared_passages import require_apart
 from l2m.text.token_files import TokenFile
-from l2m.training.loop import Training, evaluate_positions, train
-from l2m.training.loss import token_loss, token_values
-from l2m.training.networks import build_model
 
 TOKENS = 1 << 15  # evaluated at once
 WATCHED = 1 << 17  # held-out tokens looked at while training
@@ -97,14 +93,20 @@ class BookTask(Sequences):
         return on_device(self.numbered(step * size + np.arange(size)[rows]), device)
 
     def loss(self, model, tokens):  # mean, nats
+        from l2m.training.loss import token_loss
+
         return token_loss(model, tokens, self.file.bos_token_id)
 
     def values(self, model, tokens):  # of every token (n, L), nats
+        from l2m.training.loss import token_values
+
         return token_values(model, tokens, self.file.bos_token_id)
 
 
 def on_device(tokens: np.ndarray, device) -> tuple:
     """Token ids as a batch, a tuple of one LongTensor."""
+    import torch
+
     tokens = torch.from_numpy(tokens)
     if torch.device(device).type == "cuda":
         tokens = tokens.pin_memory().to(device, non_blocking=True)
@@ -153,11 +155,17 @@ class BookRun(Run):
 
     def model(self, vocab_size: int):
         """The model with its first weights."""
+        from l2m.training.networks import build_model
+
         sizes = {key: getattr(self, key) for key in ("length", "layers", "width", "state", "seed")}
         return build_model(self.family, vocab_size=vocab_size, **sizes)
 
     def train(self, deadline=inf, progress=True):
         """Train, evaluate and score it: see `Run.train`. In bf16 and compiled on a GPU."""
+        import torch
+
+        from l2m.training.loop import Training, train
+
         logging.getLogger("transformers").setLevel(logging.ERROR)  # that Mamba is slow on a CPU
         file, device = self.books.file(), models.default_device()
         if cuda := device.type == "cuda":
@@ -201,8 +209,8 @@ class BookRun(Run):
 class HeldOut:
     """Held-out books for one run, and a plain copy of its `model` that shares the weights.
 
-    The copy is not compiled, so that it may be asked anything while the model trains. It stays in
-    training mode, in which Mamba takes its fused kernels; there is no dropout to switch off.
+    The copy is not compiled, so that it may be asked anything meanwhile. It stays in training mode,
+    in which Mamba takes its fused kernels; there is no dropout to switch off.
     """
 
     def __init__(self, run: BookRun, file: TokenFile, model):
@@ -226,13 +234,14 @@ class HeldOut:
         """
         seen, _ = self.task.cut(0)
         seen = seen[np.linspace(0, len(seen) - 1, max(1, len(self.starts) // 3)).astype(int)]
-        losses = self._losses(self.held_out, self.starts)
-        held_out = self._blocks("held-out", losses, self.owner)
+        held_out = self._blocks("held-out", self._losses(self.held_out, self.starts), self.owner)
         own = self._blocks("seen", self._losses(self.task, seen), np.full(len(seen), -1))
         return pd.concat([held_out, own], ignore_index=True)
 
     def terms(self) -> pd.DataFrame:
         """`window_terms` of the held-out windows, in fp32."""
+        import torch
+
         windows, books = self.run.books.held_out_windows(self.file)
         options = {"groups": books, "bos_token_id": self.file.bos_token_id, "check": 0}
         with torch.compiler.set_stance("force_eager"):  # compiling would take longer
@@ -243,6 +252,8 @@ class HeldOut:
 
     def _losses(self, task, starts):
         """Loss of every token (n, L) of the sequences that begin there."""
+        from l2m.training.loop import evaluate_positions
+
         size = max(1, TOKENS // self.run.length)
         parts = np.split(starts, range(size, len(starts), size))
         batches = (on_device(task.read(part), self.device) for part in parts)

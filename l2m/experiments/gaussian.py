@@ -13,7 +13,6 @@ from math import e, inf, log, pi
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.stats import sem
 
 from l2m.experiments.position_losses import block_edges, block_means
@@ -21,8 +20,6 @@ from l2m.experiments.runs import Experiment, Run, grids_of
 from l2m.language_models.models import default_device
 from l2m.memory.history_state import history_state_dim
 from l2m.sources.gaussian import GaussianFamily
-from l2m.training.loop import Training, evaluate_positions, train
-from l2m.training.networks import build_model
 
 
 def conditional_kl(mean, deviation, q_mean, q_deviation):
@@ -70,6 +67,8 @@ class GaussianTask:
 
     def _draw(self, key, size, rows, device):
         """One triangular product, Z = T ε; then E[Z_i | Z_<i] = Z_i - T_ii ε_i."""
+        import torch
+
         seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)
         generator = torch.Generator(device).manual_seed(int(seed))
         shape = (self.length, size, self.copies)
@@ -84,6 +83,8 @@ class GaussianTask:
 
     def _factor(self, device):
         """T and its diagonal, fp32, on a device: factorised there once, in fp64."""
+        import torch
+
         device = torch.device(device)
         if device not in self._factors:
             with torch.inference_mode(False):  # the loss is differentiated with it later
@@ -150,6 +151,8 @@ class GaussianRun(Run):
         return GaussianTask(self.kind, self.levels, self.copies, self.seed)
 
     def model(self):
+        from l2m.training.networks import build_model
+
         named = ("length", "layers", "width", "state", "window", "positions", "clock", "seed")
         sizes = {key: getattr(self, key) for key in named}
         return build_model(self.family, dim=self.copies, **sizes)
@@ -161,6 +164,10 @@ class GaussianRun(Run):
         and among others `dim_z` (the history state after L/2 vectors), `mi` (I_BP of the halves),
         `kl` (mean over positions, per number) and `kl_late` (of the second half), in nats.
         """
+        import torch
+
+        from l2m.training.loop import Training, evaluate_positions, train
+
         # one variant of Mamba-2's kernels: choosing the best takes minutes for every shape
         os.environ.setdefault("MAMBA_DETERMINISTIC", "1")
         device = torch.device(device or default_device())
@@ -203,8 +210,7 @@ class GaussianRun(Run):
 def window_floor(family, m):
     """Least possible divergence by position of a model that sees the last m numbers only, (L,).
 
-    ½ log(Var(Z_i | Z_{i-m..i-1}) / Var(Z_i | Z_<i)), in nats; attention with a window of w in n
-    layers sees n·(w-1) + 1.
+    ½ log(Var(Z_i | Z_{i-m..i-1}) / Var(Z_i | Z_<i)), nats; windows of w in n layers see n·(w-1) + 1.
     """
     c, reach = family.covariance(), [slice(max(0, i - m), i + 1) for i in range(family.length)]
     seen = [np.linalg.cholesky(c[some, some])[-1, -1] for some in reach]

@@ -1,9 +1,8 @@
 """Measurements of a corpus under a language model, from end to end: what `l2m measure` does.
 
-Corpus → windows → scores (kept in the cache folder, so that a killed run goes on) → tables:
-`measure`, the terms of both estimators of I_BP, and the loss by position; `past_terms`, what the
-second half of a window costs after ever less of the first; `missed_terms`, what a cache of words
-adds to the model.
+Corpus → windows → scores (kept in the cache, so that a killed run goes on) → tables: `measure`, the
+terms of both estimators of I_BP, and the loss by position; `past_terms`, what the second half of a
+window costs after ever less of the first; `missed_terms`, what a cache of words adds to the model.
 """
 
 import inspect

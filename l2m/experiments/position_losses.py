@@ -98,8 +98,7 @@ def book_losses(positions: pd.DataFrame, run: str) -> BookLosses:
     losses = own.pivot(index="book", columns=["first", "last"], values="nll").sort_index(axis=1)
     first, last = losses.columns.to_frame().to_numpy().T
     weight = own.groupby("book")["sequences"].first().to_numpy(np.float64)
-    position = np.sqrt(first * last)
-    return BookLosses(position, last - first + 1, losses.to_numpy(np.float64), weight)
+    return BookLosses(np.sqrt(first * last), last - first + 1, losses.to_numpy(np.float64), weight)
 
 
 class Place(NamedTuple):

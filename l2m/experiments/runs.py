@@ -1,8 +1,7 @@
 """Runs of training: independent processes, the tables that each keeps, and what is gathered.
 
-A `Run` is one model to train, with all that its numbers depend on, and a folder in the cache whose
-manifest, written last, says that it is done: whatever schedules processes can carry out a grid of
-runs, on one machine (`run_all`) or many.
+A `Run` is one model to train, with all that its numbers depend on, and a folder whose manifest says
+that it is done: whatever schedules processes can carry out a grid, on one machine or many.
 """
 
 import dataclasses
@@ -109,9 +108,8 @@ class Run:
 def grids_of(experiment: str, make: Callable) -> dict[str, list[Run]]:
     """By the name of a grid in `grids.json`, its runs, each made from its fields.
 
-    These are the fields listed for it, and those that are `common` to all; where there is an
-    `each`, every run is made once with each of the fields there. The most important are first, so
-    that whatever a deadline leaves is of use.
+    These are those listed for it, and those `common` to all; every run is made once with each of
+    the fields under `each`. The most important are first: what a deadline leaves is of use.
     """
     grids = json.loads(Path(__file__).with_name("grids.json").read_text(encoding="utf-8"))
     runs = {}
@@ -198,9 +196,9 @@ def run_all(
     """Run commands in the order given, each in a process that sees one GPU, or only the CPU.
 
     `commands` are arguments by name, `per_device` how many run on a GPU at once; each has a log
-    ``<name>.log`` in the folder `logs`. After the `deadline` (seconds) no command is started; those
-    that run are waited for. Returns, by name of what did not succeed, the end of its log, or that
-    it was not started. A command that fails does not stop the others; Ctrl-C ends them all.
+    ``<name>.log`` in the folder `logs`. After the `deadline` (seconds) none is started; those that
+    run are waited for. Returns, by name of what did not succeed, the end of its log, or that it was
+    not started. A command that fails does not stop the others; Ctrl-C ends them all.
     """
     free, start, processes, failures = queue.SimpleQueue(), time.monotonic(), set(), {}
     for device in visible_devices() * per_device:

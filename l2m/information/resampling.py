@@ -13,9 +13,8 @@ CONFIDENCE = 0.95
 def clustered_stderr(values, groups=None, weights=None) -> np.ndarray:
     """Standard error (k,) of the mean over rows (n, k) that may go together within a group.
 
-    The square root of g/(g−1) Σ_groups (Σ_rows w · residual)² / (Σ w)², NaN for a single group
-    (Liang and Zeger's cluster-robust variance of a mean). `groups` and `weights` have shape (n,);
-    without them rows are independent, and count alike.
+    The square root of g/(g−1) Σ_groups (Σ_rows w · residual)² / (Σ w)² (Liang and Zeger), NaN for
+    a single group. Without `groups` and `weights`, (n,), rows are independent, and count alike.
     """
     values, weights, member, g = _checked(values, groups, weights)
     if g < 2:

@@ -40,8 +40,7 @@ def fit_power_law(x, y, stderr=None, offset=False):
     constant C is fitted as well (Sec. B.VII of the paper: the bias of two-point MI). A point weighs
     as (y/stderr)², the inverse variance of log y; only ratios matter, since the scale of the noise
     is read off the residuals. Intervals are Student-t, from the covariance of the linearised fit.
-    ValueError for values that are not positive and finite, or fewer than 3 points (4 with
-    `offset`).
+    ValueError for values that are not positive and finite, or too few points: 3, or 4 with C.
     """
     x, y, weight = _checked(x, y, stderr, at_least=4 if offset else 3)
     theta = _solve_offset(x, y, weight) if offset else _solve(x, y, weight)

@@ -1,7 +1,6 @@
 """Raw files of public archives → paragraphs separated by a blank line.
 
-Archives wrap lines as their printers or encoders did. A window must start where a paragraph does,
-and a line break is not a token of the story, so wraps are undone here once, for every corpus.
+Archives wrap lines, but a line break is no token, and a window must start where a paragraph does.
 """
 
 import re

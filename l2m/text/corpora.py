@@ -64,10 +64,9 @@ class Corpus:
             raise ValueError(f"Windows need length ≥ 1 and n ≥ 1, not {length} and {n}.")
         found = draw_windows(self.texts, tokenizer, length, n, seed)
         if len(found.tokens) < n:
-            raise ValueError(
-                f"{self.name} holds {len(found.tokens)} windows of {length} tokens that start at a "
-                f"paragraph and do not overlap, not {n}: ask for fewer or shorter ones."
-            )
+            held = f"{self.name} holds {len(found.tokens)} windows of {length} tokens"
+            why = f"that start at a paragraph and do not overlap, not {n}"
+            raise ValueError(f"{held} {why}: ask for fewer or shorter ones.")
         if len(self.table) > 1:
             return found
         warnings.warn(

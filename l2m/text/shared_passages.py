@@ -38,10 +38,9 @@ def require_apart(file: TokenFile, training, held_out) -> pd.DataFrame:
     table = overlaps(file, training, held_out)
     if len(same := table[table["share"] > TOLERATED]):
         pairs = [f"{a!r} has {share:.0%} in {b!r}" for a, b, share in same.head(5).values]
-        raise ValueError(
-            f"{len(same)} pairs of a held-out and a training book have text in common "
-            f"({'; '.join(pairs)}): exclude one of each (`exclude`), or hold out with another seed"
-        )
+        which = f"{len(same)} pairs of a held-out and a training book ({'; '.join(pairs)})"
+        cure = "exclude one of each (`exclude`), or hold out with another seed"
+        raise ValueError(f"{which} have text in common: {cure}")
     return table
 
 
