@@ -210,7 +210,7 @@ class GaussianRun(Run):
 def window_floor(family, m):
     """Least possible divergence by position of a model that sees the last m numbers only, (L,).
 
-    ½ log(Var(Z_i | Z_{i-m..i-1}) / Var(Z_i | Z_<i)), nats; windows of w in n layers see n·(w-1) + 1.
+    ½ log(Var(Z_i | Z_{i-m..i-1}) / Var(Z_i | Z_<i)), nats; n windows of w see n·(w-1) + 1.
     """
     c, reach = family.covariance(), [slice(max(0, i - m), i + 1) for i in range(family.length)]
     seen = [np.linalg.cholesky(c[some, some])[-1, -1] for some in reach]
