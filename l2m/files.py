@@ -25,8 +25,10 @@ import os
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).resolve().parent.parent  # of a checkout; else the folder of the packages
 DAY = 86_400  # seconds, after which a file that was not renamed is one that a kill left behind
@@ -38,20 +40,16 @@ class DamagedFile(RuntimeError):
 
 def cache_dir() -> Path:
     """Return the cache folder: ``L2M_CACHE``, or the checkout's ``.cache``, or ``~/.cache/l2m``."""
-    if os.environ.get("L2M_CACHE"):
-        return Path(os.environ["L2M_CACHE"]).expanduser()
-    checkout = (ROOT / "pyproject.toml").exists()
-    return ROOT / ".cache" if checkout else Path.home() / ".cache" / "l2m"
+    if given := os.environ.get("L2M_CACHE"):
+        return Path(given).expanduser()
+    return ROOT / ".cache" if (ROOT / "pyproject.toml").exists() else Path.home() / ".cache/l2m"
 
 
-def write_atomic(
-    path: str | Path, content: bytes | str | Callable[[Path], object], hashed: bool = False
-) -> Path:
+def write_atomic(path: str | Path, content: bytes | str | Callable, hashed: bool = False) -> Path:
     """Write a file whole or not at all, to a temporary name beside it, then renamed; its path.
 
-    Its folder is made if missing. `content` may be a function that writes the file whose path it is
-    given (a path with the same suffix, so that writers which look at it agree). If it is to be
-    `hashed`, its sha256 is put at the end of its name: ``a.bin`` becomes ``a-<sha256>.bin``.
+    Its folder is made if missing. `content` may be a function that writes to the path that it is
+    given. If it is to be `hashed`, its name, ``a.bin``, becomes ``a-<sha256>.bin``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,16 +61,13 @@ def write_atomic(
     try:
         if callable(content):
             content(temporary)
-        elif isinstance(content, bytes):
-            temporary.write_bytes(content)
         else:
-            temporary.write_text(content, encoding="utf-8")
+            temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
         if hashed:
             path = path.with_stem(f"{path.stem}-{sha256(temporary)}")
-        os.replace(temporary, path)
+        return temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return path
 
 
 def intact(path: str | Path) -> bool:
@@ -80,37 +75,26 @@ def intact(path: str | Path) -> bool:
     return Path(path).stem.rpartition("-")[2] == sha256(path)
 
 
-def write_json(path: str | Path, content: dict) -> dict:
-    """Write what JSON can hold, with a digest of itself; return it as `read_json` will."""
+def write_json(path: str | Path, content: dict) -> None:
+    """Write what JSON can hold, with a digest of itself."""
     content = as_json(content)
     text = json.dumps(content | {"digest": digest(content)}, indent=2, ensure_ascii=False)
     write_atomic(path, text + "\n")
-    return content
 
 
-def read_json(path: str | Path, cure: str, signed: bool = True) -> dict:
-    """Read a file of `write_json`; DamagedFile, naming the cure, if it is not what was written.
-
-    Where it need not be `signed`, one without a digest is read as it is.
-    """
-    try:
+def read_json(path: str | Path, cure: str) -> dict:
+    """Read a file of `write_json`; DamagedFile, naming the cure, if it is not what was written."""
+    with suppress(ValueError, AttributeError, TypeError, KeyError, RecursionError):
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        found = content.pop("digest", None if signed else digest(content))
-    except (ValueError, AttributeError, TypeError, RecursionError):
-        found, content = None, {}
-    if found != digest(content):
-        raise DamagedFile(f"{path} is damaged, or of another version of l2m: {cure}")
-    return content
+        if content.pop("digest") == digest(content):
+            return content
+    raise DamagedFile(f"{path} is damaged, or of another version of l2m: {cure}")
 
 
-def seal(folder: str | Path, schema: str, about: dict, names=()) -> dict:
-    """Write the manifest of a folder that is complete: what it is, and its files `names`.
-
-    `schema` names the kind and the version of what is stored so.
-    """
-    hashes = {name: sha256(Path(folder) / name) for name in names}
-    manifest = {"schema": schema, **about, "sha256": hashes}
-    return write_json(Path(folder) / "manifest.json", manifest)
+def seal(folder: Path, schema: str, about: dict, names=()) -> None:
+    """Write the manifest of a complete folder: its kind and version, what it is, its files."""
+    hashes = {name: sha256(folder / name) for name in names}
+    write_json(folder / "manifest.json", {"schema": schema, **about, "sha256": hashes})
 
 
 def opened(folder: str | Path, schema: str, cure: str) -> dict:
@@ -142,19 +126,12 @@ def tree_digest(folder: str | Path, files) -> str:
 
 def as_json(value, **options):
     """Return a value as it comes back from JSON: arrays as lists, what JSON lacks as text."""
-
-    def plain(other):
-        return other.tolist() if hasattr(other, "tolist") else str(other)
-
-    return json.loads(json.dumps(value, default=plain, **options))
+    options["default"] = lambda other: other.tolist() if hasattr(other, "tolist") else str(other)
+    return json.loads(json.dumps(value, **options))
 
 
 def digest(*parts) -> str:
-    """Return one sha256 of several things: the identity of whatever is stored.
-
-    Parts are bytes, arrays, or what JSON can hold (the order of keys does not count); TypeError for
-    anything else.
-    """
+    """Return one sha256 of several things: bytes, arrays, or what JSON can hold; else TypeError."""
     total = hashlib.sha256()
     for part in parts:
         if hasattr(part, "tobytes") and not part.dtype.hasobject:  # an array
@@ -166,25 +143,17 @@ def digest(*parts) -> str:
     return total.hexdigest()
 
 
-@contextmanager
-def held(path: str | Path, wanted: bool = True, wait: bool = False):
-    """Hold the lock beside `path`, so that two processes do not write the same.
+def held(path: str | Path, wanted: bool = True, wait: bool = False) -> AbstractContextManager:
+    """Hold the lock beside `path` within a ``with``, so that only one process writes it.
 
-    Not `wanted`, it goes on without the lock, as further processes of a `torchrun` do. If another
-    process holds it, `wait` until it lets go, or raise a RuntimeError.
+    Not `wanted`, there is no lock, as for the further processes of a `torchrun`. If another process
+    holds it, `wait` until it lets go, or raise a RuntimeError.
     """
     if not wanted:
-        yield
-        return
-    from filelock import FileLock, Timeout
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+        return nullcontext()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(f"{path}.lock").acquire(timeout=-1 if wait else 0)
+        return FileLock(f"{path}.lock").acquire(timeout=-1 if wait else 0)
     except Timeout:
-        raise RuntimeError(
-            f"another run is using {path}: wait for it, or name another folder"
-        ) from None
-    with lock:
-        yield
+        cure = "wait for it, or name another folder"
+        raise RuntimeError(f"another run is using {path}: {cure}") from None

@@ -5,7 +5,6 @@ made it, where and how it was computed, the table's sha256 and a digest of itsel
 parameters are not the recorded ones is computed, and kept in the cache folder.
 """
 
-import datetime
 import hashlib
 import os
 import platform
@@ -14,23 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata
+from math import inf
 from pathlib import Path
+from subprocess import DEVNULL
 
 import pandas as pd
 
-from l2m import __version__
-from l2m.files import (
-    ROOT,
-    DamagedFile,
-    as_json,
-    cache_dir,
-    digest,
-    read_json,
-    sha256,
-    write_atomic,
-    write_json,
-)
+from l2m import __version__, files
+from l2m.files import ROOT, DamagedFile, cache_dir
 
 MAX_BYTES = 2_000_000  # of one recorded table
 _PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "torch", "transformers")
@@ -47,71 +39,42 @@ def results_dir() -> Path:
 
 
 def recorded(
-    name: str,
-    params: dict,
-    compute: Callable[[], pd.DataFrame] | None = None,
-    *,
-    command: str | None = None,
+    name: str, params: dict, compute: Callable | None = None, *, command: str | None = None
 ) -> pd.DataFrame:
     """Return the result `name` for `params`: the recorded one, the cached one, or a computed one.
 
-    The table is read back from its file, with the provenance in ``attrs``. With the environment
-    variable ``L2M_RECORD=1`` what had to be computed, or was only cached, is written to
-    ``results/``. Delete a recorded table to have it measured anew.
-
-    Parameters
-    ----------
-    name : ``"<chapter>/<name>"``, such as ``"02_two_point_mi/novels"``.
-    params : all that the result depends on, as JSON values, with fingerprints of data and models.
-    compute : makes the table; its ``attrs`` (device, dtype, tokens, …) go into the provenance.
-    command : what makes the result, for the provenance and the error message; by default the
-        runner's.
-
-    Raises
-    ------
-    MissingResult : neither recorded nor cached, and not computable here: no `compute`, or it needs
-        a file, a network or a package that is missing.
-    DamagedFile : the recorded parameters fit, but the table is not the one that was recorded; or
-        they cannot be read.
+    `name` is ``"<chapter>/<name>"``. `params` are all that it depends on, as JSON values, with
+    fingerprints of data and models. `compute` makes the table; its ``attrs`` (device, dtype,
+    tokens, …) go into the provenance, and so does the `command` that makes it, by default the
+    runner's. The table is read back from its file, with the provenance in ``attrs``. With the
+    environment variable ``L2M_RECORD=1`` what was not recorded is written to ``results/``.
+    MissingResult if it is neither recorded nor cached, and there is no `compute`, or one that lacks
+    a file, a network or a package. DamagedFile if the recorded parameters fit, but the table is not
+    the one that was recorded, or if they cannot be read.
     """
     if not re.fullmatch(r"[\w-]+(/[\w-]+)+", name):
-        raise ValueError(
-            f"A result is named '<chapter>/<name>', of letters, digits, _ and -, not {name!r}."
-        )
-    params = as_json(params, allow_nan=False)
+        cure = "'<chapter>/<name>', of letters, digits, _ and -"
+        raise ValueError(f"A result is named {cure}, not {name!r}.")
+    params = files.as_json(params, allow_nan=False)
     command = command or f"python -m l2m run {name.split('/')[0]} --record"
-    record = os.environ.get("L2M_RECORD") == "1"
     target = results_dir() / name
-    cached = cache_dir() / "results" / f"{name}-{digest(__version__, params)[:16]}"
+    cached = cache_dir() / "results" / f"{name}-{files.digest(__version__, params)[:16]}"
     frame = _read(target, params)
     if frame is not None:
         return frame
-    try:
+    with suppress(DamagedFile):
         frame = _read(cached, params)
-    except DamagedFile:
-        frame = None
     if frame is None:
         frame = _write(cached, _compute(name, params, compute, command))
-    return _write(target, frame, MAX_BYTES) if record else frame
+    return _write(target, frame, MAX_BYTES) if os.environ.get("L2M_RECORD") == "1" else frame
 
 
 def provenance(name: str) -> dict:
-    """Return the provenance of the recorded result `name`, or raise MissingResult.
-
-    Whatever its parameters are.
-    """
+    """Return the provenance of the recorded result `name`, whatever its parameters are."""
     path = results_dir() / f"{name}.json"
     if not path.exists():
         raise MissingResult(f"No result {name!r} is recorded.")
-    return _read_about(path)
-
-
-def _read_about(path: Path) -> dict:
-    """Read the provenance of a result; older versions wrote no digest of it."""
-    about = read_json(path, _RESTORE, signed=False)
-    if not (isinstance(about.get("params"), dict) and isinstance(about.get("sha256"), str)):
-        raise DamagedFile(f"{path} lacks its params or its sha256: {_RESTORE}")
-    return about
+    return files.read_json(path, _RESTORE)
 
 
 def _read(stem: Path, params: dict) -> pd.DataFrame | None:
@@ -119,10 +82,10 @@ def _read(stem: Path, params: dict) -> pd.DataFrame | None:
     table, path = Path(f"{stem}.parquet"), Path(f"{stem}.json")
     if not path.exists():
         return None
-    about = _read_about(path)
+    about = files.read_json(path, _RESTORE)
     if about["params"] != params:
         return None
-    if not table.exists() or sha256(table) != about["sha256"]:
+    if not table.exists() or files.sha256(table) != about["sha256"]:
         problem = "is not the table that was recorded (its sha256 differs, or it is missing)"
         raise DamagedFile(f"{table} {problem}: {_RESTORE}")
     frame = pd.read_parquet(table)
@@ -130,20 +93,15 @@ def _read(stem: Path, params: dict) -> pd.DataFrame | None:
     return frame
 
 
-def _write(stem: Path, frame: pd.DataFrame, max_bytes: int | None = None) -> pd.DataFrame:
+def _write(stem: Path, frame: pd.DataFrame, max_bytes: float = inf) -> pd.DataFrame:
     """Write table and provenance, and read them back."""
-    info = dict(frame.attrs)
-    bare = frame.copy(deep=False)
-    bare.attrs = {}
-    table = bare.to_parquet(compression="zstd")
-    if max_bytes and len(table) > max_bytes:
-        raise ValueError(
-            f"The table {info['name']!r} has {len(table):,} bytes; a recorded one holds what "
-            f"figures need, at most {max_bytes:,}. Summarise it."
-        )
-    info["sha256"] = hashlib.sha256(table).hexdigest()
-    write_atomic(f"{stem}.parquet", table)
-    write_json(f"{stem}.json", info)
+    info, frame.attrs = frame.attrs, {}
+    table = frame.to_parquet(compression="zstd")
+    if len(table) > max_bytes:
+        most = f"a recorded one holds what figures need, at most {max_bytes:,}"
+        raise ValueError(f"{info['name']!r} has {len(table):,} bytes; {most}. Summarise it.")
+    files.write_atomic(f"{stem}.parquet", table)
+    files.write_json(f"{stem}.json", info | {"sha256": hashlib.sha256(table).hexdigest()})
     return _read(stem, info["params"])
 
 
@@ -162,7 +120,7 @@ def _compute(name: str, params: dict, compute, command: str) -> pd.DataFrame:
         "params": params,
         "command": command,
         "commit": _commit(),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "device": attrs.pop("device", f"CPU, {os.cpu_count()} cores, {platform.machine()}"),
         "dtype": attrs.pop("dtype", params.get("dtype")),
         "seeds": attrs.pop("seeds", {k: v for k, v in params.items() if "seed" in k}),
@@ -179,31 +137,25 @@ def _compute(name: str, params: dict, compute, command: str) -> pd.DataFrame:
 
 
 def _missing(name: str, params: dict, command: str, reason: str) -> str:
-    about = results_dir() / f"{name}.json"
     found = "is not recorded"
-    if about.exists():
-        old = _read_about(about)["params"]
+    if (results_dir() / f"{name}.json").exists():
+        old = provenance(name)["params"]
         changed = [
             f"{key} = {old.get(key)!r}, not {params.get(key)!r}"
             for key in sorted(old.keys() | params.keys())
             if old.get(key) != params.get(key)
         ]
         found = f"is recorded for other parameters ({'; '.join(changed)})"
-    return (
-        f"The result {name!r} {found}, and cannot be computed here: {reason}. "
-        f"It is made by `{command}`."
-    )
+    made = f"It is made by `{command}`."
+    return f"The result {name!r} {found}, and cannot be computed here: {reason}. {made}"
 
 
 def _commit() -> str | None:
     """Return the checkout's commit, with "+" where the module or a notebook differs from it."""
     git = ["git", "-C", str(ROOT)]
     try:
-        head = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        )
+        head = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True, stderr=DEVNULL)
         changed = [*git, "diff", "--quiet", "HEAD", "--", "l2m", "notebooks"]
-        dirty = subprocess.run(changed, capture_output=True).returncode
+        return head.strip() + ("+" if subprocess.run(changed, stderr=DEVNULL).returncode else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head.stdout.strip() + ("+" if dirty else "")

@@ -1,9 +1,8 @@
 """Language models trained on books, judged on books that were held out (Sec. 6, App. G).
 
-All runs on the same books read the same token file, and those of one length the same batches in the
-same order. A run keeps its learning curve (`metrics`), the loss by position, book by book
-(`positions`), the terms of both estimators of I_BP on windows of held-out books (`terms`), and what
-it was (`runs`).
+Runs on the same books read one token file, those of one length the same batches in the same order.
+A run keeps its learning curve (`metrics`), the loss by position and book (`positions`), the terms
+of both estimators of I_BP on windows of held-out books (`terms`), and what it was (`runs`).
 """
 
 import json
@@ -16,11 +15,12 @@ from math import inf
 import numpy as np
 import pandas as pd
 
-from l2m.experiments.grids import grids_of
 from l2m.experiments.position_losses import block_edges, block_means
-from l2m.experiments.runs import Experiment, Run, main_process
+from l2m.experiments.runs import Experiment, Run, grids_of, main_process
 from l2m.files import digest, write_atomic
+from l2m.information.bipartite import window_terms
 from l2m.language_models import models
+from l2m.language_models.scoring import score
 from l2m.text.corpora import fingerprint, token_file
 from l2m.text.sequences import Sequences
 from l2m.text.shared_passages import require_apart
@@ -61,9 +61,8 @@ class Books:
 
     def held_out_windows(self, file: TokenFile) -> tuple[np.ndarray, np.ndarray]:
         """Windows for `score`, evenly from all held-out books, and the book of each."""
-        _, books = self.sides(file)
-        sequences = Sequences(file, self.window_length, 0, books)
-        starts, owner = evenly_cut(sequences, -(-self.windows // len(books)))
+        sequences = Sequences(file, self.window_length, books=self.sides(file)[1])
+        starts, owner = evenly_cut(sequences, -(-self.windows // len(sequences.books)))
         return sequences.read(starts), owner
 
 
@@ -93,14 +92,12 @@ class BookTask(Sequences):
         """Sequences `rows` of the `size` ones of a step: ((n, L),), a function of seed and step."""
         return on_device(self.numbered(step * size + np.arange(size)[rows]), device)
 
-    def loss(self, model, tokens):
-        """Mean loss, nats."""
+    def loss(self, model, tokens):  # mean, nats
         from l2m.training.loss import token_loss
 
         return token_loss(model, tokens, self.file.bos_token_id)
 
-    def values(self, model, tokens):
-        """Loss of every token (n, L), nats."""
+    def values(self, model, tokens):  # of every token (n, L), nats
         from l2m.training.loss import token_values
 
         return token_values(model, tokens, self.file.bos_token_id)
@@ -150,14 +147,10 @@ class BookRun(Run):
         seed = f"-seed{self.seed}" if self.seed else ""
         return f"{self.family}-{self.layers}x{self.width}{state}-{self.length}{seed}"
 
-    @property
-    def name(self) -> str:
-        """Its title: within a grid there is no other of that title."""
-        return self.title
+    name = title  # within a grid there is no other of that title
 
     @property
     def steps(self) -> int:
-        """Optimiser steps."""
         return -(-self.tokens // self.batch_tokens)
 
     def model(self, vocab_size: int):
@@ -167,12 +160,19 @@ class BookRun(Run):
         sizes = {key: getattr(self, key) for key in ("length", "layers", "width", "state", "seed")}
         return build_model(self.family, vocab_size=vocab_size, **sizes)
 
-    def training(self, device):
-        """Configuration of the loop: in bf16 and compiled on a GPU."""
-        from l2m.training.loop import Training
+    def train(self, deadline=inf, progress=True):
+        """Train, evaluate and score it: see `Run.train`. In bf16 and compiled on a GPU."""
+        import torch
 
-        cuda = device.type == "cuda"
-        return Training(
+        from l2m.training.loop import Training, train
+
+        logging.getLogger("transformers").setLevel(logging.ERROR)  # that Mamba is slow on a CPU
+        file, device = self.books.file(), models.default_device()
+        if cuda := device.type == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32, where it is not bf16
+        model = self.model(file.vocab_size).to(device)
+        judge = HeldOut(self, file, model)
+        config = Training(
             steps=self.steps,
             batch_size=self.batch_tokens // self.length,
             learning_rate=self.learning_rate,
@@ -184,30 +184,16 @@ class BookRun(Run):
             log_every=max(1, self.steps // 150),
             save_every=max(1, self.steps // 2),
         )
-
-    def train(self, deadline=inf, progress=True):
-        """Train, evaluate and score it: see `Run.train`."""
-        import torch
-
-        from l2m.training.loop import train
-
-        logging.getLogger("transformers").setLevel(logging.ERROR)  # that Mamba is slow on a CPU
-        file, device = self.books.file(), models.default_device()
-        if device.type == "cuda":
-            torch.set_float32_matmul_precision("high")  # TF32, where it is not bf16
-        model = self.model(file.vocab_size).to(device)
-        judge = HeldOut(self, file, model)
         options = {"deadline": deadline - SPARE, "watch": judge.watch}
         options["watch_every"] = max(1, self.steps // 6)
-        where = self.folder, device, progress
-        metrics = train(model, judge.task, self.training(device), *where, **options)
+        metrics = train(model, judge.task, config, self.folder, device, progress, **options)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         if metrics["step"].max() < self.steps or not main_process():
             return None
         row = self.about() | {
             "tokens_sha256": file.sha256,
-            "gpus": int(os.environ.get("WORLD_SIZE", 1)) if device.type == "cuda" else 0,
+            "gpus": int(os.environ.get("WORLD_SIZE", 1)) if cuda else 0,
             "weights": sum(p.numel() for p in model.parameters()),
             "config": json.dumps(model.config.to_dict(), default=str),
             "epochs": judge.task.epochs(self.tokens),
@@ -223,37 +209,32 @@ class BookRun(Run):
 class HeldOut:
     """Held-out books for one run, and a plain copy of its `model` that shares the weights.
 
-    The copy is not compiled, so that it may be asked anything while the model trains. It stays in
-    training mode, in which Mamba takes its fused kernels; there is no dropout to switch off.
+    The copy is not compiled, so that it may be asked anything meanwhile. It stays in training mode,
+    in which Mamba takes its fused kernels; there is no dropout to switch off.
     """
 
     def __init__(self, run: BookRun, file: TokenFile, model):
         self.run, self.file, self.device = run, file, next(model.parameters()).device
         sides = run.books.sides(file)
         self.task, self.held_out = (BookTask(file, run.length, run.seed, side) for side in sides)
+        self.starts, self.owner = evenly_cut(self.held_out, run.books.sequences)
         self.model = run.model(file.vocab_size).to(self.device).train()
         self.model.load_state_dict(model.state_dict(), assign=True)
 
-    def sequences(self) -> tuple[np.ndarray, np.ndarray]:
-        """First token and book of the held-out sequences."""
-        return evenly_cut(self.held_out, self.run.books.sequences)
-
     def watch(self, _model=None) -> float:
         """Mean loss of some held-out sequences, the same each time, from all books (nats)."""
-        some = evenly(self.sequences()[0], max(1, WATCHED // self.run.length))
+        some = evenly(self.starts, max(1, WATCHED // self.run.length))
         return float(self._losses(self.held_out, some).mean())
 
     def positions(self) -> pd.DataFrame:
         """Loss by position: `data, book, first, last, nll, sequences`.
 
-        `data` is "held-out", book by book, or "seen": sequences of the first epoch, a third as
-        many, all together (book −1). A row is the mean over positions first … last (from 1)
-        and over `sequences` sequences, in nats.
+        `data` is "held-out", or "seen": a third as many sequences of the first epoch, together
+        (book −1). A row is the mean over positions first … last (from 1) and sequences, in nats.
         """
-        starts, owner = self.sequences()
         seen, _ = self.task.cut(0)
-        seen = seen[np.linspace(0, len(seen) - 1, max(1, len(starts) // 3)).astype(int)]
-        held_out = self._blocks("held-out", self._losses(self.held_out, starts), owner)
+        seen = seen[np.linspace(0, len(seen) - 1, max(1, len(self.starts) // 3)).astype(int)]
+        held_out = self._blocks("held-out", self._losses(self.held_out, self.starts), self.owner)
         own = self._blocks("seen", self._losses(self.task, seen), np.full(len(seen), -1))
         return pd.concat([held_out, own], ignore_index=True)
 
@@ -261,14 +242,12 @@ class HeldOut:
         """`window_terms` of the held-out windows, in fp32."""
         import torch
 
-        from l2m.information.bipartite import window_terms
-        from l2m.language_models.scoring import score
-
         windows, books = self.run.books.held_out_windows(self.file)
-        bos = self.file.bos_token_id
-        options = {"groups": books, "bos_token_id": bos, "progress": False, "check": 0}
+        options = {"groups": books, "bos_token_id": self.file.bos_token_id, "check": 0}
         with torch.compiler.set_stance("force_eager"):  # compiling would take longer
-            table = window_terms(score(self.model, windows, method="whole", **options))
+            table = window_terms(
+                score(self.model, windows, method="whole", progress=False, **options)
+            )
         return table.astype(dict.fromkeys(table.select_dtypes("float64").columns, "float32"))
 
     def _losses(self, task, starts):

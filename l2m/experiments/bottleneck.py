@@ -1,13 +1,10 @@
 """Recurrent models whose whole memory is d scalars of b bits: Theorem 5.2, put to the test.
 
 A model reads token x_t with the state z_t, both of which it may use to predict x_{t+1}, and writes
-the next state; z_ℓ is thus a function of x_{1:ℓ−1}, as in Definition 5.1. Its scalars take one of
-2^b values each, so that it carries at most d·b·log 2 nats, and with the last token
-I_BP^q ≤ d·b·log 2 + log M. The position is given for free: it says nothing of the past.
-
-What of the mutual information such a model captures is measured against sources that are known
-exactly (`l2m.sources`): I_BP minus its Kullback-Leibler divergence, which data processing keeps
-below I(z_ℓ, x_ℓ ; Y), and so below the bound, whatever the model.
+the next state; z_ℓ is thus a function of x_{1:ℓ−1} (Definition 5.1). Its scalars take one of 2^b
+values each: with the last token I_BP^q ≤ d·b·log 2 + log M. The position is given for free. What of
+the mutual information a model captures is I_BP minus its Kullback-Leibler divergence from a source
+that is known exactly: data processing keeps it below I(z_ℓ, x_ℓ ; Y), and so below the bound.
 """
 
 import numpy as np
@@ -17,10 +14,9 @@ from torch import nn
 
 
 class Bottlenecks(nn.Module):
-    """One gated recurrent model per entry of `dims`, run side by side as one batch.
+    """One gated recurrent model per entry of `dims`, the d's, run side by side as one batch.
 
-    `vocab_size` is M, `length` L, the number of positions; `dims` are the d's, 0 allowed, `bits` is
-    b of each scalar; `seed` that of the weights.
+    `length` is L, the number of positions, `bits` b of each scalar, `seed` that of the weights.
     """
 
     def __init__(self, vocab_size, length, dims, bits=1, seed=0):
@@ -41,10 +37,7 @@ class Bottlenecks(nn.Module):
         self.register_buffer("own", torch.arange(d) < torch.tensor(dims)[:, None, None])
 
     def forward(self, tokens, start=0):
-        """log q(x_{t+1} | x_{1:t}) for t >= start, counted from 0, of int64 tokens (n, T).
-
-        (models, n, T − start, M), nats.
-        """
+        """log q(x_{t+1} | x_{1:t}) of tokens (n, T) for t >= start: (models, n, T − start, M)."""
         models, _, d = self.own.shape
         z = torch.zeros(models, len(tokens), d)
         log_q = []
@@ -67,10 +60,7 @@ def quantise(z, bits):
 
 
 def captured_mi(model, source, split, length, n, rng):
-    """How much of I_BP(split; length) each model captures, and the standard error: (models,) each.
-
-    Captured is I_BP − E[log p(Y|X) − log q(Y|X)], in nats; the expectation over `n` windows.
-    """
+    """I_BP − E[log p(Y|X) − log q(Y|X)] over n windows, nats, and its error: (models,) each."""
     windows = source.sample(n, length, rng)
     with torch.inference_mode():
         log_q = _log_prob(model, torch.as_tensor(windows), split).numpy().astype(float)
@@ -83,14 +73,9 @@ def train_bottlenecks(
 ):
     """Train models with states of `dims` scalars to predict Y from X; measure what they capture.
 
-    Returns the DataFrame ``dim, bits, captured, stderr, mi, bound``, in nats; one row per model.
-
-    Parameters
-    ----------
-    source : of `l2m.sources`, with ``vocab_size``, ``sample``, ``log_prob`` and ``bipartite_mi``.
-    split, length : ℓ and L; X is the first ℓ tokens, Y the other L − ℓ.
-    dims, bits, seed : as in `Bottlenecks`; the seed also makes the training windows.
-    steps, batch, lr : Adam with a cosine schedule, fresh windows every step.
+    `source` is one of `l2m.sources`; X is the first ℓ = `split` tokens, Y the other L − ℓ. The seed
+    also makes the training windows, fresh ones every step of Adam, whose rate falls as a cosine.
+    DataFrame ``dim, bits, captured, stderr, mi, bound``, in nats; one row per model.
     """
     rng = np.random.default_rng(seed)
     model = Bottlenecks(source.vocab_size, length, dims, bits, seed)

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import sem
 
-from l2m.experiments.grids import grids_of
 from l2m.experiments.position_losses import block_edges, block_means
-from l2m.experiments.runs import Experiment, Run
+from l2m.experiments.runs import Experiment, Run, grids_of
+from l2m.language_models.models import default_device
 from l2m.memory.history_state import history_state_dim
 from l2m.sources.gaussian import GaussianFamily
 from l2m.sources.gaussian_cuts import CutFamily
@@ -27,10 +27,7 @@ LATER = ("offset", *POWER)  # fields of a run that the first recorded ones had n
 
 
 def conditional_kl(mean, deviation, q_mean, q_deviation):
-    """KL(p‖q) of normal conditionals in nats, elementwise (Eq. F.37): p first, then the model's q.
-
-    All are tensors, of shapes that broadcast.
-    """
+    """KL(p‖q) of normal conditionals, elementwise, nats (Eq. F.37): tensors of p, then of q."""
     ratio = deviation / q_deviation
     return (ratio**2 + ((q_mean - mean) / q_deviation) ** 2 - 1) / 2 - ratio.log()
 
@@ -38,12 +35,9 @@ def conditional_kl(mean, deviation, q_mean, q_deviation):
 class GaussianTask:
     """Sequences z, (B, L, copies), with the exact conditional mean and deviation of every number.
 
-    Parameters
-    ----------
-    kind, levels : of the family: L = 4^levels vectors a sequence, `length`.
-    copies : independent copies of the family, the components of a vector.
-    seed : of the training data. The held-out data are the same for every seed.
-    offset : where the sequences are cut out of those of a family one level longer (`CutFamily`).
+    `kind` and `levels` are of the family: L = 4^levels vectors a sequence, their components
+    independent `copies` of it. The `seed` is of the training data; held-out data are the same. With
+    an `offset`, sequences are cut out there of those of a family one level longer (`CutFamily`).
     """
 
     def __init__(self, kind, levels, copies=64, seed=0, offset=None):
@@ -101,7 +95,8 @@ class GaussianTask:
         device = torch.device(device)
         if device not in self._factors:
             with torch.inference_mode(False):  # the loss is differentiated with it later
-                triangle = self.family.cholesky(device)
+                covariance = torch.as_tensor(self.family.covariance(), device=device)
+                triangle = torch.linalg.cholesky(covariance)
                 self._factors[device] = triangle.float(), triangle.diag().float()
         return self._factors[device]
 
@@ -155,12 +150,10 @@ class GaussianRun(Run):
 
     @property
     def levels(self) -> int:
-        """Of the family: L = 4^levels."""
         return round(log(self.length, 4))
 
     @property
-    def title(self):
-        """Architecture, size, length and seed."""
+    def title(self) -> str:
         parts = [self.family, f"{self.layers}x{self.width}"]
         parts += [f"state{self.state}"] if self.state else []
         parts += [f"window{self.window}"] if self.window else []
@@ -179,11 +172,9 @@ class GaussianRun(Run):
         return self.steps * self.vectors
 
     def task(self) -> GaussianTask:
-        """What it trains on."""
         return GaussianTask(self.kind, self.levels, self.copies, self.seed, self.offset)
 
     def model(self):
-        """The untrained network."""
         from l2m.training.networks import build_model
 
         named = ("length", "layers", "width", "state", "window", "positions", "clock", "seed")
@@ -193,15 +184,12 @@ class GaussianRun(Run):
     def train(self, deadline=inf, progress=True, device=None):
         """Train and evaluate it: see `Run.train`.
 
-        Returns ``curves`` (`step, loss, learning_rate`), ``positions`` (see `positions_table`) and
-        ``runs``, one row: its fields, `parameters`, `dim_z` (the history state after L/2 vectors),
-        `mi` (I_BP of the vectors' halves, nats), `kl` and its `stderr` (mean over positions, nats
-        per number), the same of the second half (`kl_late`, `stderr_late`), `entropy`, `tokens`,
-        `seconds`, `vectors_per_second`, `device`, `torch` (its version).
+        Returns ``curves``, ``positions`` (see `positions_table`) and ``runs``, one row: its fields,
+        and among others `dim_z` (the history state after L/2 vectors), `mi` (I_BP of the halves),
+        `kl` (mean over positions, per number) and `kl_late` (of the second half), in nats.
         """
         import torch
 
-        from l2m.language_models.models import default_device
         from l2m.training.loop import Training, evaluate_positions, train
 
         # one variant of Mamba-2's kernels: choosing the best takes minutes for every shape
@@ -210,20 +198,15 @@ class GaussianRun(Run):
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32: changes a divergence by 1e-6 nats
         task, model = self.task(), self.model()
-        config = Training(
-            steps=self.steps,
-            batch_size=self.vectors // self.length,
-            learning_rate=self.learning_rate,
-            warmup_steps=self.warmup_steps,
-            precision=self.precision,
-            compile=device.type == "cuda",
-            graph=device.type == "cuda",
-        )
+        named = ("steps", "learning_rate", "warmup_steps", "precision")
+        how = {key: getattr(self, key) for key in named}
+        how |= dict.fromkeys(("compile", "graph"), device.type == "cuda")
+        config = Training(batch_size=self.vectors // self.length, **how)
         curve = train(model, task, config, self.folder, device, progress, deadline=deadline)
         if curve["step"].max() < self.steps:
             return None
-        size = min(self.vectors, self.held_out) // self.length
-        n, half = self.held_out // (size * self.length), self.length // 2
+        size, half = min(self.vectors, self.held_out) // self.length, self.length // 2
+        n = self.held_out // (size * self.length)
         batches = [task.held_out(i, size, device) for i in range(n)]
         kl = evaluate_positions(model, task, batches, precision="fp32")
         row = _given(asdict(self)) | {
@@ -251,8 +234,7 @@ class GaussianRun(Run):
 def window_floor(family, m):
     """Least possible divergence by position of a model that sees the last m numbers only, (L,).
 
-    ½ log(Var(Z_i | Z_{i-m..i-1}) / Var(Z_i | Z_<i)), in nats; attention with a window of w in n
-    layers sees n·(w-1) + 1.
+    ½ log(Var(Z_i | Z_{i-m..i-1}) / Var(Z_i | Z_<i)), nats; n windows of w see n·(w-1) + 1.
     """
     c, reach = family.covariance(), [slice(max(0, i - m), i + 1) for i in range(family.length)]
     seen = [np.linalg.cholesky(c[some, some])[-1, -1] for some in reach]
@@ -262,20 +244,14 @@ def window_floor(family, m):
 def positions_table(kl, entropy) -> pd.DataFrame:
     """Mean divergence by block of positions, from its values (n, L), and the entropy (L,).
 
-    `first, last, kl, stderr, entropy`, positions counted from 1. Blocks beyond 64 hold whole rows
-    of sixteen numbers, on whose place the divergence depends.
+    `first, last, kl, stderr, entropy`, positions from 1. Blocks beyond 64 hold whole rows of
+    sixteen numbers, on whose place the divergence depends.
     """
     edges = block_edges(kl.shape[1], per_octave=24, multiple=16)
     means = block_means(kl, edges)
-    return pd.DataFrame(
-        {
-            "first": edges[:-1],
-            "last": edges[1:] - 1,
-            "kl": means.mean(axis=0),
-            "stderr": sem(means),
-            "entropy": block_means(entropy[None], edges)[0],
-        }
-    )
+    table = {"first": edges[:-1], "last": edges[1:] - 1, "kl": means.mean(axis=0)}
+    table |= {"stderr": sem(means), "entropy": block_means(entropy[None], edges)[0]}
+    return pd.DataFrame(table)
 
 
 def thin_curve(curve, n=80) -> pd.DataFrame:

@@ -1,10 +1,8 @@
 """Measurements of a corpus under a language model, from end to end: what `l2m measure` does.
 
-Corpus → windows → scores (kept in the cache folder, so that a killed run goes on) → tables:
-
-    information   `measure`: the terms of both estimators of I_BP, and the loss by position
-    past          `past_terms`: what the second half of a window costs after ever less of the first
-    missed        `missed_terms`: what a cache of words adds to the model
+Corpus → windows → scores (kept in the cache, so that a killed run goes on) → tables: `measure`, the
+terms of both estimators of I_BP, and the loss by position; `past_terms`, what the second half of a
+window costs after ever less of the first; `missed_terms`, what a cache of words adds to the model.
 """
 
 import inspect
@@ -19,6 +17,7 @@ from l2m.files import cache_dir, digest
 from l2m.information.bipartite import bipartite_mi, window_terms
 from l2m.information.resampling import clustered_stderr
 from l2m.language_models import models
+from l2m.language_models.models import EMBEDDED
 from l2m.language_models.scoring import powers_of_two, score
 from l2m.language_models.word_cache import missed_table
 from l2m.results import recorded
@@ -30,7 +29,7 @@ NOVELS = "english-novels-100"
 def measure(
     name: str,
     corpus: str = NOVELS,
-    model: str = models.EMBEDDED,
+    model: str = EMBEDDED,
     length: int = 2048,
     windows: int = 1000,
     ratio: int = 2,
@@ -43,23 +42,15 @@ def measure(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score windows of a corpus, or read what was recorded under `name` for these parameters.
 
-    Returns `l2m.information.bipartite.window_terms` and `position_costs`.
+    Returns `l2m.information.bipartite.window_terms` and `position_costs`, the results "<name>" and
+    "<name>-positions" (see `l2m.results.recorded`), or raises its MissingResult.
 
-    Parameters
-    ----------
-    name : of the two results, "<name>" and "<name>-positions" (see `l2m.results.recorded`).
-    corpus, model : names or paths, as `load_corpus` and `load_model` take them.
-    length : T, tokens a window; `windows` : how many, from as many books as possible.
-    ratio : the largest r = L/ℓ; continuations are cut at the window's end.
-    largest_split : the largest of the splits 2, 4, 8, …; 0 for T/2.
-    partners : windows whose continuation each window borrows for vCLUB.
-    bos : token id that every sequence starts with; -1 for the model's own.
-    dtype : of the model's arithmetic; probabilities are fp32 always.
-    documents : read that many of the corpus; 0 for all (PG19 has 28,602, 11 GB of text).
-
-    Raises
-    ------
-    MissingResult : it is not recorded, and corpus, model or device are missing here.
+    `corpus` and `model` are as in `load_corpus` and `load_model`. `windows` of `length` = T tokens
+    come from as many books as possible. Splits are 2, 4, 8, … up to `largest_split`, 0 for T/2;
+    `ratio` is the largest r = L/ℓ: continuations are cut at the window's end. For vCLUB each window
+    borrows the continuations of so many `partners`. `bos` is the token id that every sequence
+    starts with, -1 for the model's own; `dtype` is of the model's arithmetic, probabilities are
+    fp32 always. So many `documents` are read, 0 for all (PG19 has 28,602, 11 GB of text).
     """
     given = locals()
     splits = [split for split in powers_of_two(length) if split <= (largest_split or length // 2)]
@@ -69,22 +60,14 @@ def measure(
 
 
 def past_terms(
-    name: str,
-    corpus: str = NOVELS,
-    model: str = models.EMBEDDED,
-    length: int = 4096,
-    windows: int = 200,
-    bos: int = -1,
-    dtype: str = "bfloat16",
-    seed: int = 0,
+    name, corpus=NOVELS, model=EMBEDDED, length=4096, windows=200, bos=-1, dtype="bfloat16", seed=0
 ) -> pd.DataFrame:
     """Cost of the second half of windows after the last c tokens of the first.
 
     The model sees BOS and the last c tokens of X, for c = 0, 1, 4, 16, … and all of them. What the
     cost of Y loses with c is what the model has made of so much past. Parameters as in `measure`.
-
-    Returns the DataFrame `window, book, context, first, tokens, cost`: c, and of Y the tokens from
-    `first` (1, 2, 4, 8, …) to before the next, their number, and what they cost together (nats).
+    DataFrame `window, book, context, first, tokens, cost`: c, and of Y the tokens from `first` (1,
+    2, 4, 8, …) to before the next, their number, and what they cost together (nats).
     """
     given, half = locals(), length // 2
     contexts = [0, *(4**k for k in range(half.bit_length()) if 4**k < half)]
@@ -110,19 +93,11 @@ def past_table(scores, half: int) -> pd.DataFrame:
 
 
 def missed_terms(
-    name: str,
-    corpus: str = NOVELS,
-    model: str = models.EMBEDDED,
-    length: int = 2048,
-    windows: int = 1000,
-    bos: int = -1,
-    dtype: str = "bfloat16",
-    seed: int = 0,
+    name, corpus=NOVELS, model=EMBEDDED, length=2048, windows=1000, bos=-1, dtype="bfloat16", seed=0
 ) -> pd.DataFrame:
-    """Nats that a cache adds to log q(y|x) and to log q(y), for every window and split.
+    """Nats that a cache adds to log q(y|x) and to log q(y): `missed_table` of `word_cache`.
 
-    Parameters as in `measure`, whose scores of r = 2 are used if they are kept. Returns what
-    `l2m.language_models.word_cache.missed_table` does.
+    Parameters as in `measure`, whose scores of r = 2 are used if they are kept.
     """
     given = locals() | {"ratio": 2, "largest_split": 0, "partners": 1}
     return _tables("missed", missed_terms, given, powers_of_two(length), 2, {"": missed_table})[0]
@@ -131,10 +106,9 @@ def missed_terms(
 def position_costs(scores) -> pd.DataFrame:
     """Mean costs by position, from `Scores`.
 
-    Returns the DataFrame `position, nll, stderr, marginal, marginal_stderr, shuffled,
-    shuffled_stderr` (nats; standard error over books): the cost of the token at a position of the
-    window; and, for the largest split, that of the continuation's token at this position after BOS
-    alone, and of the partner's after a foreign past.
+    DataFrame `position, nll, stderr, marginal, marginal_stderr, shuffled, shuffled_stderr` (nats;
+    errors over books): the cost of the token at a position of the window; and, for the largest
+    split, of the continuation's there after BOS alone, and of the partner's after a foreign past.
     """
     length, last = scores.joint.shape[1], scores.splits[-1]
     shuffled = np.reshape(scores.shuffled[last], (-1, *scores.marginal[last].shape)).mean(0)
@@ -185,18 +159,15 @@ def scored_windows(params, splits, ratio):
     sample = load_corpus(params["corpus"], params.get("documents")).windows(
         tokenizer, params["length"], params["windows"], params["seed"]
     )
+    options = {
+        "bos_token_id": None if params["bos"] < 0 else params["bos"],
+        "groups": sample.groups,
+        "n_partners": params.get("partners", 1),
+        "seed": params["seed"],
+        "folder": cache_dir() / "scores" / f"{digest(params)[:16]}-{model.device.type}",
+    }
     start = time.perf_counter()
-    scores = score(
-        model,
-        sample.tokens,
-        splits,
-        ratio,
-        bos_token_id=None if params["bos"] < 0 else params["bos"],
-        groups=sample.groups,
-        n_partners=params.get("partners", 1),
-        seed=params["seed"],
-        folder=cache_dir() / "scores" / f"{digest(params)[:16]}-{model.device.type}",
-    )
+    scores = score(model, sample.tokens, splits, ratio, **options)
     attrs = {"device": models.device_name(model.device), "tokens": int(sample.tokens.size)}
     return scores, sample.tokens, attrs | {"seconds": time.perf_counter() - start}
 

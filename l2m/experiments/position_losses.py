@@ -1,9 +1,8 @@
 """Loss by position on held-out books: curves, differences, where they turn and cross.
 
-Everything rests on one array, the mean loss of every book in every block of positions (the table
-`positions` of `books`), and every interval on resampling books: sequences of one book are alike.
-Two models that read the same sequences are compared book by book, which takes most of the spread
-out of their difference.
+Everything rests on the mean loss of every book in every block of positions (the table `positions`
+of `books`), and every interval on resampling books: sequences of one book are alike. Two models
+that read the same sequences are compared book by book, which takes most of the spread out.
 """
 
 from dataclasses import dataclass, replace
@@ -92,19 +91,14 @@ class BookLosses:
 
 
 def book_losses(positions: pd.DataFrame, run: str) -> BookLosses:
-    """The held-out losses of one run, from `run, data, book, first, last, nll, sequences`.
-
-    ValueError if the run is not in the table.
-    """
+    """The held-out losses of one run of the table `positions`; ValueError if it is not there."""
     own = positions[(positions["run"] == run) & (positions["data"] == "held-out")]
     if own.empty:
         raise ValueError(f"no run {run!r}, only {', '.join(map(str, positions['run'].unique()))}")
-    losses = own.pivot(index="book", columns="first", values="nll")
-    blocks = own.drop_duplicates("first").sort_values("first")
-    first, last = blocks["first"].to_numpy(), blocks["last"].to_numpy()
-    weight = own.drop_duplicates("book").set_index("book")["sequences"].loc[losses.index]
-    losses, weight = losses.to_numpy(np.float64), weight.to_numpy(np.float64)
-    return BookLosses(np.sqrt(first * last), last - first + 1, losses, weight)
+    losses = own.pivot(index="book", columns=["first", "last"], values="nll").sort_index(axis=1)
+    first, last = losses.columns.to_frame().to_numpy().T
+    weight = own.groupby("book")["sequences"].first().to_numpy(np.float64)
+    return BookLosses(np.sqrt(first * last), last - first + 1, losses.to_numpy(np.float64), weight)
 
 
 class Place(NamedTuple):
@@ -125,16 +119,9 @@ class Place(NamedTuple):
 
 
 def lowest(curve: BookLosses, n: int = 2000, seed=0) -> Place:
-    """Where a curve is lowest: of Mamba's loss minus GPT-2's, where the lead is largest.
-
-    A curve that is lowest in its last block has not turned yet: infinite.
-    """
-
-    def find(y):
-        i = y.argmin()
-        return curve.position[i] if i < len(y) - 1 else np.inf
-
-    return _place(find, curve, n, seed)
+    """Where a curve is lowest; infinite if in its last block: then it has not turned yet."""
+    position = np.append(curve.position[:-1], np.inf)
+    return _place(lambda y: position[y.argmin()], curve, n, seed)
 
 
 def above_zero_from(curve: BookLosses, n: int = 2000, seed=0) -> Place:
@@ -157,13 +144,10 @@ def _place(find, curve, n, seed) -> Place:
     means = resampled_means(curve.losses, n=n, seed=seed, weights=curve.weight)
     tail = (1 - CONFIDENCE) / 2
     found = [find(mean) for mean in means]
-    low, high = np.quantile(found, [tail, 1 - tail], method="nearest")
-    return Place(float(find(curve.mean)), float(low), float(high))
+    ends = np.quantile(found, [tail, 1 - tail], method="nearest")
+    return Place(*map(float, (find(curve.mean), *ends)))
 
 
 def moved(place: Place, dim: int, known_dim: int, beta: float) -> float:
-    """Where I_BP ~ L^β puts the place of a state of `dim` numbers, from that of a known one.
-
-    A state that holds C·dim nats is full at L ~ dim^(1/β) (Theorem 5.2).
-    """
+    """Where I_BP ~ L^β puts the place of a state of `dim` numbers, from that of a known one."""
     return place.position * (dim / known_dim) ** (1 / beta)

@@ -1,11 +1,11 @@
 """Runs of training: independent processes, the tables that each keeps, and what is gathered.
 
-A `Run` is one model to train, with all that its numbers depend on. It has a folder of its own, in
-the cache, whose manifest is written last and so says that it is done: whatever schedules
-processes can carry out a grid of runs, on one machine (`run_all`) or many.
+A `Run` is one model to train, with all that its numbers depend on, and a folder whose manifest says
+that it is done: whatever schedules processes can carry out a grid, on one machine or many.
 """
 
 import dataclasses
+import json
 import os
 import queue
 import subprocess
@@ -39,8 +39,8 @@ RECORDED_AS = {
 class Run:
     """One model to train and evaluate; its experiment's subclass has the fields, and `train`.
 
-    A subclass also has `title`, which tells it from others to a reader, without spaces, and
-    `tokens`, how many, or how many vectors, it is trained on.
+    It also has `title`, which tells it from others, without spaces, and `tokens`, how many, or how
+    many vectors, it is trained on.
     """
 
     chapter = ""  # where the results of its experiment are recorded
@@ -86,22 +86,17 @@ class Run:
         raise NotImplementedError
 
     def carry_out(self, deadline: float = inf, progress: bool = True) -> bool:
-        """Train and evaluate in this process, unless its tables are there; whether it is finished.
-
-        RuntimeError if another process is at it.
-        """
+        """Train and evaluate unless done; whether it is. RuntimeError if another is at it."""
         if self.finished():
             return True
         with held(self.folder, main_process()):
             tables = self.train(deadline, progress)
             if tables and main_process():
-                for name, table in tables.items():
-                    table = table.assign(run=self.name)
+                files = {f"{name}.parquet": table for name, table in tables.items()}
+                for name, table in files.items():
                     table.attrs = {}
-                    content = table.to_parquet(compression="zstd")
-                    write_atomic(self.folder / f"{name}.parquet", content)
-                names = [f"{name}.parquet" for name in tables]
-                seal(self.folder, SCHEMA, {"of": digest(self.identity())}, names)
+                    write_atomic(self.folder / name, table.to_parquet(compression="zstd"))
+                seal(self.folder, SCHEMA, {"of": digest(self.identity())}, files)
         return tables is not None
 
     def table(self, name: str) -> pd.DataFrame:
@@ -110,13 +105,27 @@ class Run:
         return pd.read_parquet(self.folder / f"{name}.parquet").assign(run=self.name)
 
 
+def grids_of(experiment: str, make: Callable) -> dict[str, list[Run]]:
+    """By the name of a grid in `grids.json`, its runs, each made from its fields.
+
+    These are those listed for it, and those `common` to all; every run is made once with each of
+    the fields under `each`. The most important are first: what a deadline leaves is of use.
+    """
+    grids = json.loads(Path(__file__).with_name("grids.json").read_text(encoding="utf-8"))
+    runs = {}
+    for name, grid in grids[experiment].items():
+        common, variants = grid.get("common", {}), grid.get("each", [{}])
+        runs[name] = [make(**common | each | run) for each in variants for run in grid["runs"]]
+    return runs
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """Grids of runs, and how their tables are recorded."""
 
     name: str  # of `l2m train`, such as "gaussian"
     tables: tuple[str, ...]  # names of those that a run keeps
-    grids: dict[str, Callable[[], list[Run]]]  # by name; runs, the most important first
+    grids: dict[str, list[Run]]
     params: Callable[[str, list[Run]], dict]  # (grid, runs) → what identifies the recorded tables
     dtype: str  # what the provenance says of the arithmetic
 
@@ -124,7 +133,7 @@ class Experiment:
         """The runs of a grid; ValueError if there is no such grid."""
         if grid not in self.grids:
             raise ValueError(f"no grid {grid!r} of {self.name}: one of {', '.join(self.grids)}")
-        return list(self.grids[grid]())
+        return self.grids[grid]
 
     def run(self, grid: str, name: str) -> Run:
         """The run of a grid that is called so; ValueError if there is none."""
@@ -135,10 +144,7 @@ class Experiment:
         return runs[name]
 
     def gather(self, grid: str) -> dict[str, pd.DataFrame]:
-        """All tables of a grid: recorded, or of runs that are finished here or small enough to be.
-
-        MissingResult if runs are neither, and there is no GPU for them.
-        """
+        """All tables of a grid: recorded, or of runs finished here or small; else MissingResult."""
         runs, tables = self.runs(grid), {}
         params, command = self.params(grid, runs), f"l2m train {self.name} --grid {grid} --record"
         prefix = runs[0].chapter + ("/" if grid == "book" else f"/{grid}-")
@@ -157,8 +163,8 @@ class Experiment:
             raise FileNotFoundError(f"{much} have not been trained here and need a GPU: {names}")
         for run in runs:
             run.carry_out(progress=False)
-        names = name, "runs"
-        table, about = (pd.concat([r.table(n) for r in runs], ignore_index=True) for n in names)
+        both = (name, "runs")
+        table, about = (pd.concat([r.table(n) for r in runs], ignore_index=True) for n in both)
         table.attrs = {
             "device": ", ".join(sorted(set(about["device"]))),
             "dtype": self.dtype,
@@ -177,8 +183,7 @@ def main_process() -> bool:
 
 def visible_devices() -> list[str]:
     """The GPUs of this machine as `CUDA_VISIBLE_DEVICES` names them, [""] without any."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
+    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return given.split(",")
     import torch
 
@@ -190,15 +195,10 @@ def run_all(
 ) -> dict[str, str]:
     """Run commands in the order given, each in a process that sees one GPU, or only the CPU.
 
-    Returns, by name of what did not succeed, the end of its log, or that it was not started. A
-    command that fails does not stop the others; Ctrl-C ends them all.
-
-    Parameters
-    ----------
-    commands : name → arguments.
-    logs : folder of one log a command, ``<name>.log``.
-    per_device : commands on a GPU at once.
-    deadline : seconds after which no command is started; those that run are waited for.
+    `commands` are arguments by name, `per_device` how many run on a GPU at once; each has a log
+    ``<name>.log`` in the folder `logs`. After the `deadline` (seconds) none is started; those that
+    run are waited for. Returns, by name of what did not succeed, the end of its log, or that it was
+    not started. A command that fails does not stop the others; Ctrl-C ends them all.
     """
     free, start, processes, failures = queue.SimpleQueue(), time.monotonic(), set(), {}
     for device in visible_devices() * per_device:

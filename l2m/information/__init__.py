@@ -1,7 +1,6 @@
 """Information: counts and log-likelihoods become nats, nats become laws with intervals.
 
 Entropies of counts (`entropy`, `pair_counts`), the mutual information of two tokens (`two_point`)
-and of two halves of a text (`bipartite`), power laws (`scaling`), the collapse of many curves onto
-one (`data_collapse`), and intervals from resampling whole books (`resampling`). Everything works on
-arrays and tables: imports nothing of l2m but itself.
+and of two halves of a text (`bipartite`), power laws (`scaling`), a monotone curve through points
+(`data_collapse`), intervals from resampling whole books (`resampling`).
 """

@@ -19,28 +19,23 @@ HEAD = 2  # tokens at the start of Y whose marginal a model cannot know after BO
 def window_mi(
     scores,
     estimator="direct",
+    ratio=None,
+    *,
+    control_variate=True,
     bigram_entropy=None,
     bigram_weight=0.8,
-    ratio=None,
-    control_variate=True,
 ) -> pd.DataFrame:
     """I_BP's estimate of every window (row) at every split with ratio·ℓ ≤ T (column), in nats.
 
-    Parameters
-    ----------
-    scores : `l2m.language_models.scoring.Scores`, or its table from `window_terms`.
-    estimator : "direct" or "vclub".
-    bigram_entropy : nats, entropy of two successive tokens of the corpus. When given, the first
-        two tokens of the direct estimator's marginal term cost (1−w)·(what the model says) +
-        w·bigram_entropy, since Y starts in mid-sentence and the model's BOS does not (App. B.IV).
-    bigram_weight : w, 0.8 in the paper.
-    ratio : L/ℓ, by default that of the scores; any smaller one is read from the same scores.
-    control_variate : subtract own marginals in vCLUB (see above).
+    `scores` are `l2m.language_models.scoring.Scores`, or their table from `window_terms`; the
+    `estimator` is "direct" or "vclub". `ratio` is L/ℓ, by default that of the scores; any smaller
+    one is read from the same scores. ValueError for one that they do not hold, or an estimate that
+    is not a number.
 
-    Raises
-    ------
-    ValueError : an unknown estimator, a ratio that the scores do not hold, or an estimate that is
-        not a number.
+    Y starts in mid-sentence, and the model's BOS does not (App. B.IV). Given a `bigram_entropy`,
+    that of two successive tokens of the corpus in nats, the first two tokens of the direct
+    estimator's marginal term cost (1−w)·(what the model says) + w·bigram_entropy, w being the
+    `bigram_weight`. With `control_variate` own marginals are subtracted in vCLUB (see above).
     """
     terms, _ = _terms(scores, ratio)
     if estimator == "direct":
@@ -56,30 +51,21 @@ def window_mi(
     values = values.set_axis([terms["window"], terms["split"]]).unstack("split")
     if (missing := values.isna()).any(axis=None):
         window, split = missing.stack().idxmax()
-        raise ValueError(
-            f"the estimate of window {window} at split {split} is not a number, one of "
-            f"{missing.any(axis=1).sum()} such windows of {len(values)}: score them anew"
-        )
+        which = f"one of {missing.any(axis=1).sum()} such windows of {len(values)}"
+        where = f"window {window} at split {split}"
+        raise ValueError(f"the estimate of {where} is not a number, {which}: score them anew")
     return values
 
 
-def bipartite_mi(
-    scores,
-    estimator="direct",
-    bigram_entropy=None,
-    bigram_weight=0.8,
-    groups=None,
-    ratio=None,
-    control_variate=True,
-) -> pd.DataFrame:
+def bipartite_mi(scores, estimator="direct", *, groups=None, ratio=None, **how) -> pd.DataFrame:
     """Estimate I_BP(ℓ; L) with L = ratio·ℓ: DataFrame `split, length, mi, stderr` (nats).
 
     `groups`, (n,), is the book of each window; by default that of the scores. Windows of a book are
     not independent, so the standard error is one of books (clusters). `range(n)`, and scores that
-    know of no books, give the authors' std/√n. Others as in `window_mi`.
+    know of no books, give the authors' std/√n. Others, and errors, as of `window_mi`.
     """
     terms, ratio = _terms(scores, ratio)
-    values = window_mi(terms, estimator, bigram_entropy, bigram_weight, ratio, control_variate)
+    values = window_mi(terms, estimator, ratio=ratio, **how)
     if groups is None:
         groups = terms.drop_duplicates("window").set_index("window")["book"].loc[values.index]
     table = values.mean().rename("mi").reset_index()

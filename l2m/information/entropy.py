@@ -1,18 +1,14 @@
 """Counts → entropy in nats, by four estimators, each with a standard error.
 
-N samples fall on types; a sample's type was seen n times. Each estimate is a mean over the samples
-of a term that depends on n alone:
+N samples fall on types; an estimate is a mean over samples, whose type was seen n times, of
 
-=================  ================================================================================
-``plugin``         log N − log n, the naive estimate; low by about (types − 1) / 2N
-``miller-madow``   log N − log n + 1 / 2n, less 1 / 2N at the end {cite}`miller1955note`
-``grassberger``    log N − G(n) {cite}`grassberger2003`, the paper's choice (App. B.VI)
-``chao-shen``      −C log q / (1 − (1 − q)^N), with q = C n / N and the coverage
+    plugin         log N − log n, the naive estimate; low by about (types − 1) / 2N
+    miller-madow   log N − log n + 1 / 2n, less 1 / 2N at the end {cite}`miller1955note`
+    grassberger    log N − G(n) {cite}`grassberger2003`, the paper's choice (App. B.VI)
+    chao-shen      −C log q / (1 − (1 − q)^N), with q = C n / N and the coverage
                    C = 1 − (types seen once) / N {cite}`chao2003nonparametric`
-=================  ================================================================================
 
-Equal counts may be given once, with how many types have them (the counts of counts): what
-`two_point` does for tens of millions of token pairs.
+Equal counts may be given once, with how many types have them (the counts of counts).
 """
 
 import numpy as np
@@ -22,17 +18,11 @@ METHODS = ("plugin", "miller-madow", "grassberger", "chao-shen")
 
 
 def entropy(counts, method: str = "grassberger", times=None) -> float:
-    """Entropy, in nats, of the distribution that counts were drawn from.
+    """Entropy, in nats, of the distribution that counts were drawn from, by one of `METHODS`.
 
-    Parameters
-    ----------
-    counts : integers of any shape, how often each type was seen; zeros are ignored.
-    method : one of `METHODS`.
-    times : how many types have each of `counts`, same shape; one each if None.
-
-    Raises
-    ------
-    ValueError : unknown method, no samples, or counts that are negative or no integers.
+    `counts`, integers of any shape, are how often each type was seen; zeros are ignored. `times`,
+    of the same shape, is how many types have each count; one each if None. ValueError for an
+    unknown method, no samples, or counts that are negative or no integers.
     """
     n, t = _check(counts, method, times)
     constant = 0.5 / (n @ t) if method == "miller-madow" else 0.0
@@ -40,10 +30,7 @@ def entropy(counts, method: str = "grassberger", times=None) -> float:
 
 
 def entropy_stderr(counts, method: str = "grassberger", times=None) -> float:
-    """Standard error of :func:`entropy` in nats: the spread of its terms, over √N.
-
-    It knows nothing of bias. Parameters and errors as for :func:`entropy`.
-    """
+    """Standard error of `entropy` in nats, the spread of its terms over √N; ignorant of bias."""
     n, t = _check(counts, method, times)
     terms, weights = _terms(n, t, method), n * t / (n @ t)
     return float(np.sqrt(weights @ (terms - weights @ terms) ** 2 / (n @ t)))

@@ -22,14 +22,10 @@ def pair_counts(
     """Counts of counts of the pairs (document[i], other[i + distance]).
 
     Returns different counts and how many pairs have each; a count that two parts have comes twice.
-
-    Parameters
-    ----------
-    documents, others : unsigned token ids, arrays (or tensors of one torch device) of the same
-        lengths; `others` are the documents themselves, or a shuffled copy.
-    distance : in tokens.
-    first : (vocab_size,), how many pairs begin with each token.
-    part : keys to sort in one go (all pairs of a first token stay together, so perhaps more).
+    `documents` are unsigned token ids, arrays (or tensors of one torch device); `others`, of the
+    same lengths, are the documents themselves, or a shuffled copy. `first`, (vocab_size,), is how
+    many pairs begin with each token, `part` how many keys are sorted in one go (all pairs of a
+    first token stay together, so perhaps more).
     """
     bits = max(1, int(len(first) - 1).bit_length())
     counts_of_range = _counts_numpy if isinstance(documents[0], np.ndarray) else _counts_torch

@@ -13,9 +13,8 @@ CONFIDENCE = 0.95
 def clustered_stderr(values, groups=None, weights=None) -> np.ndarray:
     """Standard error (k,) of the mean over rows (n, k) that may go together within a group.
 
-    The square root of g/(g−1) Σ_groups (Σ_rows w · residual)² / (Σ w)², NaN for a single group
-    (Liang and Zeger's cluster-robust variance of a mean). `groups` and `weights` have shape (n,);
-    without them rows are independent, and count alike.
+    The square root of g/(g−1) Σ_groups (Σ_rows w · residual)² / (Σ w)² (Liang and Zeger), NaN for
+    a single group. Without `groups` and `weights`, (n,), rows are independent, and count alike.
     """
     values, weights, member, g = _checked(values, groups, weights)
     if g < 2:
@@ -27,38 +26,28 @@ def clustered_stderr(values, groups=None, weights=None) -> np.ndarray:
 def resampled_means(values, groups=None, n=1000, seed=0, weights=None) -> np.ndarray:
     """Means, (n, k), over rows when groups are drawn with replacement, `n` times.
 
-    `values`, `groups`, `weights` as in `clustered_stderr`, `seed` and errors as in `drawn_groups`.
+    `values`, `groups`, `weights` as in `clustered_stderr`; `seed` may be a np.random.Generator.
+    ValueError for fewer than two groups.
     """
     values, weights, member, g = _checked(values, groups, weights)
-    draws = drawn_groups(g, n, seed)
+    if g < 2:
+        raise ValueError("Resampling needs at least two groups (books); add some.")
+    draws = np.random.default_rng(seed).multinomial(g, np.full(g, 1 / g), size=n)
     totals = _sums(values * weights[:, None], member, g)
     return (draws @ totals) / (draws @ np.bincount(member, weights, g))[:, None]
 
 
-def drawn_groups(g: int, n: int, seed=0) -> np.ndarray:
-    """How often each of `g` groups is drawn in each of `n` resamples: int (n, g).
-
-    `seed` may be a np.random.Generator. ValueError for fewer than two groups.
-    """
-    if g < 2:
-        raise ValueError("Resampling needs at least two groups (books); add some.")
-    return np.random.default_rng(seed).multinomial(g, np.full(g, 1 / g), size=n)
-
-
 def members(groups, n: int) -> tuple[np.ndarray, int]:
-    """The number of each row's group, (n,), and the number of groups; each its own if None.
+    """The number of each row's group, (n,), in the order of labels, and how many groups there are.
 
-    Groups are numbered in order of their labels. ValueError if a row has no label, or there are not
-    n of them.
+    None makes each row its own. ValueError if one has no label, or there are not n of them.
     """
     groups = np.arange(n) if groups is None else np.asarray(groups)
     if groups.shape != (n,):
         raise ValueError(f"groups has shape {groups.shape}, but there are {n} rows.")
     if (missing := pd.isna(groups)).any():
-        raise ValueError(
-            f"{missing.sum()} of {n} rows have no group, row {missing.argmax()} for one: give each "
-            "row its book, or leave it out."
-        )
+        which = f"{missing.sum()} of {n} rows have no group, row {missing.argmax()} for one"
+        raise ValueError(f"{which}: give each row its book, or leave it out.")
     names, member = np.unique(groups, return_inverse=True)
     return member, len(names)
 

@@ -1,11 +1,9 @@
 """Scaling laws and how well they are known.
 
 The paper's two laws are powers: I_BP(L/2; L) = A·L^β and I_TP(d) = A·d^{−α} (its Secs. 3-4), the
-second seen through a constant bias C (its Sec. B.VII). Everything here is fitted to log y, because
-errors of a mutual information are closer to relative than to absolute ones.
-
-Intervals of `fit_power_law` come from the scatter of the points about the law and take the points
-as independent. Values measured on the same windows are not: for those use `bootstrap_power_law`.
+second seen through a constant bias C (its Sec. B.VII). All is fitted to log y: errors of a mutual
+information are closer to relative than to absolute ones. Intervals of `fit_power_law` take the
+points as independent; values measured on the same windows are not: use `bootstrap_power_law`.
 """
 
 from dataclasses import dataclass
@@ -38,19 +36,11 @@ class PowerLaw:
 def fit_power_law(x, y, stderr=None, offset=False):
     """Fit y = A·x^b, or y = A·x^b + C with 0 ≤ C < min(y), by least squares on log y.
 
-    Intervals of the `PowerLaw` are Student-t, from the covariance of the (linearised) fit.
-
-    Parameters
-    ----------
-    x, y : (n,), positive: lengths or distances, and mutual information in nats.
-    stderr : (n,), standard errors of y. A point weighs as (y/stderr)², the inverse variance of
-        log y; only ratios matter, since the scale of the noise is read off the residuals.
-    offset : fit the constant C as well (Sec. B.VII of the paper: the bias of two-point MI).
-
-    Raises
-    ------
-    ValueError : values that are not positive and finite, shapes that differ, or fewer than 3 points
-        (4 with `offset`).
+    `x` and `y`, (n,), are lengths or distances, and mutual information in nats; with `offset` the
+    constant C is fitted as well (Sec. B.VII of the paper: the bias of two-point MI). A point weighs
+    as (y/stderr)², the inverse variance of log y; only ratios matter, since the scale of the noise
+    is read off the residuals. Intervals are Student-t, from the covariance of the linearised fit.
+    ValueError for values that are not positive and finite, or too few points: 3, or 4 with C.
     """
     x, y, weight = _checked(x, y, stderr, at_least=4 if offset else 3)
     theta = _solve_offset(x, y, weight) if offset else _solve(x, y, weight)
@@ -58,48 +48,34 @@ def fit_power_law(x, y, stderr=None, offset=False):
     return _power_law(theta, error, len(x) - len(theta), y.min())
 
 
-def bootstrap_power_law(x, values, groups=None, n_boot=1000, seed=0, offset=False):
-    """Fit the law to the mean over samples, with intervals from resampling whole groups.
+def bootstrap_power_law(x, values, groups=None, n_boot=1000, seed=0):
+    """Fit y = A·x^b to the mean over samples, with intervals from resampling whole groups.
 
-    Windows of one book resemble each other, and all points of the curve come from the same
-    windows; drawing books with replacement keeps both dependences, which `fit_power_law` ignores.
-    Intervals are Student-t with (groups − 1) degrees of freedom about the law of the mean over all
-    n, with the standard deviation of the resampled log A, b and C for a standard error: with tens
-    of books percentiles of the resamples hold the truth less often than promised.
+    Windows of one book resemble each other, and all points of the curve come from the same windows;
+    drawing books with replacement keeps both dependences. Intervals are Student-t with (groups − 1)
+    degrees of freedom, with the standard deviation of the resampled log A and b for an error: with
+    tens of books percentiles of the resamples hold the truth less often than promised.
 
-    Parameters
-    ----------
-    x : (k,), lengths or distances.
-    values : (n, k), mutual information (nats) of each of n windows at each x; only their mean must
-        be positive.
-    groups : (n,), which group (book) a window belongs to; by default each is its own.
-    n_boot, seed : resamples, and their seed or np.random.Generator.
-    offset : as in `fit_power_law`.
-
-    Raises
-    ------
-    ValueError : fewer than two groups, or more than 1% of the resamples have a mean that is not
-        positive at some x: then the data cannot tell a power law there.
+    `x`, (k,), are lengths or distances, `values`, (n, k), mutual information (nats) of each of n
+    windows at each x; `groups`, (n,), is the book of each window, by default its own; `n_boot` is
+    the number of resamples, `seed` theirs, or a np.random.Generator. ValueError for fewer than two
+    groups, or if more than 1% of the resamples have a mean that is not positive at some x: then the
+    data cannot tell a power law there.
     """
     values = np.asarray(values, float)
     if values.ndim != 2:
         raise ValueError(f"values must have shape (windows, points), not {values.shape}.")
     means = resampled_means(values, groups, n_boot, seed)
-    x, mean, _ = _checked(x, values.mean(axis=0), None, at_least=4 if offset else 3)
+    x, mean, _ = _checked(x, values.mean(axis=0), None, at_least=3)
     usable = (means > 0).all(axis=1)
     if usable.mean() < 0.99:
-        worst = x[(means <= 0).mean(axis=0).argmax()]
-        raise ValueError(
-            f"The mean is not positive in {np.sum(~usable)} of {n_boot} resamples, most often at "
-            f"x = {worst:g}: leave that x out or measure more windows."
-        )
-    best = _solve_offset(x, mean) if offset else _solve(x, mean)
-    if offset:
-        thetas = np.array([_solve_offset(x, m, start=best) for m in means[usable]])
-    else:
-        thetas = _solve(x, means[usable].T).T
+        often = f"in {np.sum(~usable)} of {n_boot} resamples, most often"
+        worst = f"{often} at x = {x[(means <= 0).mean(axis=0).argmax()]:g}"
+        cure = "leave that x out or measure more windows"
+        raise ValueError(f"The mean is not positive {worst}: {cure}.")
     n_groups = len(values if groups is None else np.unique(groups))
-    return _power_law(best, thetas.std(axis=0, ddof=1), n_groups - 1, mean.min())
+    error = _solve(x, means[usable].T).std(axis=1, ddof=1)
+    return _power_law(_solve(x, mean), error, n_groups - 1, mean.min())
 
 
 def compare_laws(x, y, stderr=None):
@@ -107,7 +83,6 @@ def compare_laws(x, y, stderr=None):
 
     ``power`` is A·x^b, ``power+constant`` is A·x^b + C with C ≥ 0, ``logarithm`` is A·log x + C.
     `x`, `y`, `stderr` and errors as in `fit_power_law`, but at least 6 points.
-
     DataFrame, one row per law: ``law, amplitude, exponent, offset, aicc, delta_aicc,
     prediction_error``. `aicc` is Akaike's criterion corrected for few points (lower is better;
     `delta_aicc` counts from the best), `prediction_error` the root-mean-square of log(prediction/y)
@@ -137,8 +112,7 @@ def compare_laws(x, y, stderr=None):
 def local_exponent(x, y):
     """The running exponent d log y / d log x, (n,): central differences, one-sided at the ends.
 
-    `x` and `y` are (n,), positive, n ≥ 3, with x increasing, or a ValueError. A power law gives a
-    constant; a logarithm gives 1/log x, falling towards zero.
+    Of 3 points or more, positive, with x increasing, or a ValueError. A power law gives a constant.
     """
     x, y, _ = _checked(x, y, None, at_least=3)
     if np.any(np.diff(x) <= 0):
@@ -168,20 +142,16 @@ def _checked(x, y, stderr, at_least):
     x, y = np.asarray(x, float), np.asarray(y, float)
     stderr = y if stderr is None else np.asarray(stderr, float)  # equal weights in log y
     if not x.shape == y.shape == stderr.shape or x.ndim != 1:
-        raise ValueError(
-            f"x, y and stderr must be vectors of one length, not of shapes "
-            f"{x.shape}, {y.shape}, {stderr.shape}."
-        )
-    if len(np.unique(x)) < at_least:
-        raise ValueError(
-            f"This fit needs at least {at_least} points at different x, got {len(np.unique(x))}."
-        )
+        shapes = f"{x.shape}, {y.shape}, {stderr.shape}"
+        raise ValueError(f"x, y and stderr must be vectors of one length, not of shapes {shapes}.")
+    if (n := len(np.unique(x))) < at_least:
+        raise ValueError(f"This fit needs at least {at_least} points at different x, got {n}.")
     for name, values in {"x": x, "y": y, "stderr": stderr}.items():
         bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
         if len(bad):
+            where = f"{name}[{bad[0]}] = {values[bad[0]]:g}: leave it out or measure it better"
             raise ValueError(
-                f"{name} must be positive and finite for a law fitted to logarithms, but "
-                f"{name}[{bad[0]}] = {values[bad[0]]:g}: leave it out or measure it better."
+                f"{name} must be positive and finite for a law fitted to logarithms, but {where}."
             )
     return x, y, y / stderr
 
@@ -206,25 +176,19 @@ def _jacobian(theta, x):
     return np.stack([share, share * np.log(x), 1 / total], axis=1)[:, : len(theta)]
 
 
-def _solve_offset(x, y, weight=1.0, start=None):
+def _solve_offset(x, y, weight):
     """(log A, b, C): the best of several starts, as the sum of squares has more than one valley."""
     floor = y.min()
-    if start is None:
-        offsets = [f * floor * 0.999 for f in (0.0, 0.3, 0.6, 0.9, 0.99)]
-        starts = [np.append(_solve(x, y - offset), offset) for offset in offsets]
-    else:
-        starts = [np.append(start[:2], min(start[2], 0.999 * floor))]
-    weight = np.broadcast_to(weight, x.shape)
-    lower, upper = [-np.inf, -np.inf, 0], [np.inf, np.inf, floor]
+    offsets = [f * floor * 0.999 for f in (0.0, 0.3, 0.6, 0.9, 0.99)]
     fits = [
         optimize.least_squares(
             lambda t: (_log_power(t, x) - np.log(y)) * weight,
-            np.clip(s, lower, upper),
+            np.append(_solve(x, y - offset), offset),
             jac=lambda t: _jacobian(t, x) * weight[:, None],
-            bounds=(lower, upper),
+            bounds=([-np.inf, -np.inf, 0], [np.inf, np.inf, floor]),
             x_scale=(1, 1, floor),
         )
-        for s in starts
+        for offset in offsets
     ]
     return min(fits, key=lambda fit: fit.cost).x
 

@@ -8,13 +8,9 @@ from l2m.sources.markov import check_split, noisy_copy_mi
 class EchoSource:
     """K independent, uniform tokens, then the same K again, each one wrong with some probability.
 
-    What X says of Y grows with every token of X: a source that asks for K tokens' worth of memory,
-    and whose Y has no structure of its own. Not stationary; windows start at position 0.
-
-    Parameters
-    ----------
-    vocab_size, size : M >= 2 and K >= 1.
-    noise : in [0, 1 − 1/M], the probability that an echo is not its original, but another token.
+    What X says of Y grows with every token of X: a source that asks for `size` = K tokens' worth of
+    memory, and whose Y has no structure of its own. Not stationary; windows start at position 0.
+    `noise` is the probability that an echo is not its original, but another token.
     """
 
     def __init__(self, vocab_size, size, noise=0.0):

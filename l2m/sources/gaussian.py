@@ -9,9 +9,8 @@ correlation by a symmetric linear map
 
     u' = α u + β v,    v' = β u + α v.
 
-The paper does not spell this map out, and its formula for the correlation depends on the signs of
-M: `gaussian_readings` has what else can be read into it. The reading here has both of the
-paper's laws, L^0.79 and log L.
+The paper does not spell this map out: `gaussian_readings` has what else can be read into it. The
+reading here has both of the paper's laws, L^0.79 and log L.
 
 Why all is cheap: let i = 4m + j with j = 1, …, 4, rows and numbers counted from 0. To know z_<i is
 to know the rows before m, before their last step, and the first j of the *six*
@@ -22,12 +21,10 @@ to know the rows before m, before their last step, and the first j of the *six*
 z_i and z_{i+1}. So what is known of (z_i, z_{i+1}) given z_<i follows from what is known of
 (a_m, a_{m+1}) given a_<m, of the copies one level below: pairs of neighbours suffice at every
 level, and a row costs the Cholesky factor of a 6×6 matrix. Any correlation is found by the same
-descent. One number more is imagined beyond either end, independent of all others, so that the ends
-are no special case.
+descent. One independent number more is imagined beyond either end: they are no special case.
 """
 
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 
@@ -38,26 +35,13 @@ M = M * np.sqrt([5, 5, 5, 1]) / 4  # its columns are orthogonal, its rows have l
 COPIES = {"sub-volume": 3, "logarithmic": 1, "square-root": 2}
 
 
-class Level(NamedTuple):
-    """One level, made of n rows; windows m = -1, …, n-1 stand for the rows m and m+1."""
-
-    own: np.ndarray  # α of the last step, (n-1, 1)
-    other: np.ndarray  # β of it, (n-1, 1)
-    six: np.ndarray  # the six numbers as combinations of the two rows, (n+1, 6, 8)
-    factor: np.ndarray  # Cholesky factor of their covariance given the rows before, (n+1, 6, 6)
-
-
 class GaussianFamily:
     """L = 4^levels correlated standard normal numbers, the same when their order is reversed.
 
-    All but `covariance` and `cholesky` takes O(L) time and memory.
-
-    Parameters
-    ----------
-    kind : "sub-volume", "logarithmic", or "square-root".
-    levels : L = 4^levels numbers, `length`.
-    target : the correlation that the last step sets, between -1 and 1; None leaves the step out.
-    signs : four of ±1, of the rows of M; backwards they must be the same, or all opposite.
+    The `kind` is "sub-volume", "logarithmic" or "square-root", `target` the correlation that the
+    last step sets, between -1 and 1; None leaves the step out. `signs` are four of ±1, of the rows
+    of M; backwards they must be the same, or all opposite. All but `covariance` and `cholesky`
+    takes O(L) time and memory.
     """
 
     def __init__(self, kind, levels, target=2 / 5, signs=(1, 1, 1, 1)):
@@ -110,33 +94,24 @@ class GaussianFamily:
             if not 0 <= position < self.length:
                 last = self.length - 1
                 raise ValueError(f"positions go from 0 to length - 1 = {last}, not {position}.")
-        return float(self._correlation(i, j))
+        return float(self._between_neighbours(self.levels, i, j)[0, 0])
 
     def two_point_mi(self, i, j):
         """-½ ln(1 - corr²) in nats, positions from 0; antipodal: i = 0, j = length - 1."""
         return float(-np.log1p(-(self.correlation(i, j) ** 2)) / 2)
 
-    def covariance(self, device=None):
-        """C, (L, L), float64: 8 L² bytes, 2.1 GB for seven levels.
-
-        A NumPy array, or, built there, a torch tensor on a `device`.
-        """
+    def covariance(self):
+        """C, (L, L), float64: 8 L² bytes, 2.1 GB for seven levels."""
         # the construction is linear, Z = A X with independent X, so that C = A A^T
-        fresh = on_device(np.eye(self.length), device)
-        return self._construct(self._construct(fresh, self.levels).T, self.levels)
+        return self._construct(self._construct(np.eye(self.length), self.levels).T, self.levels)
 
-    def cholesky(self, device=None):
-        """The lower triangular T with C = T T^T, (L, L), on a device as in `covariance`.
+    def cholesky(self):
+        """The lower triangular T with C = T T^T, (L, L), after L³/3 operations.
 
         Z = T ε with ε standard normal is a sample, and its exact conditionals are products of the
-        same triangle: E[Z_i | Z_<i] = (T ε)_i - T_ii ε_i, with deviation T_ii. After L³/3
-        operations that is a quick way, on a GPU, to many samples of some thousands of numbers.
+        same triangle: E[Z_i | Z_<i] = (T ε)_i - T_ii ε_i, with deviation T_ii.
         """
-        if device is None:
-            return np.linalg.cholesky(self.covariance())
-        import torch
-
-        return torch.linalg.cholesky(self.covariance(device))
+        return np.linalg.cholesky(self.covariance())
 
     def _construct(self, x, level):
         """Z of a level from as many independent numbers x, shape (4^level, batch)."""
@@ -144,26 +119,21 @@ class GaussianFamily:
             return x
         rows, c = x.reshape(len(x) // 4, 4, -1), self._copies
         below = self._construct(rows[:, :c].reshape(len(rows), -1), level - 1)
-        mixing = self._mixing if isinstance(x, np.ndarray) else x.new_tensor(self._mixing)
         copies = below.reshape(rows[:, :c].shape)
-        z = (mixing[:, :c] @ copies + mixing[:, c:] @ rows[:, c:]).reshape(x.shape)
-        own, other = self._levels[0][level - 1][:2]
-        return _map_pairs(z, own, other)
+        z = self._mixing[:, :c] @ copies + self._mixing[:, c:] @ rows[:, c:]
+        return _map_pairs(z.reshape(x.shape), *_own_and_other(self._levels[0][level - 1][0]))
 
     def _neighbours_ahead(self, z, level):
-        """E[Z_i, Z_{i+1} | Z_<i] at i = -1, …, 4^level - 1, shape (4^level + 1, 2, batch).
-
-        z has shape (4^level, batch), copies being part of the batch.
-        """
+        """E[Z_i, Z_{i+1} | Z_<i] at i = -1, …, L-1, (L+1, 2, batch), of z (L, batch)."""
         if level == 0:
             return np.zeros((2, 2, z.shape[1]))
-        own, other, six, factor = self._levels[0][level - 1]
+        six, factor = self._levels[0][level - 1]
+        own, other = _own_and_other(six)
         scale = own**2 - other**2
         rows = _map_pairs(z.copy(), own / scale, -other / scale).reshape(len(z) // 4, 4, -1)
         copies = (np.linalg.inv(self._mixing) @ rows)[:, : self._copies]
         below = self._neighbours_ahead(copies.reshape(len(rows), -1), level - 1)
         below = below.reshape(len(rows) + 1, 2 * self._copies, -1)
-
         known = np.zeros((len(rows) + 1, 4, z.shape[1]))  # the first four of the six
         known[1:] = z.reshape(rows.shape)
         known[1:, 0] = rows[:, 0]
@@ -172,39 +142,40 @@ class GaussianFamily:
         ahead = [mean[:, j : j + 2] + factor[:, j : j + 2, :j] @ noise[:, :j] for j in range(1, 5)]
         return _by_position(ahead)
 
-    def _correlation(self, i, j):
-        return self._between_neighbours(self.levels, i, j)[0, 0]
-
     def _between_neighbours(self, level, i, j):
         """Covariance of (Z_i, Z_{i+1}) with (Z_j, Z_{j+1}), 2×2."""
         if level == 0:
             return np.eye(2, k=i - j)
         (m, first), (n, second) = divmod(i - 1, 4), divmod(j - 1, 4)
-        rows = self._of_rows(self._between_neighbours(level - 1, m, n), np.eye(2, k=m - n))
-        six = self._levels[0][level - 1].six
+        rows = self.of_rows(self._between_neighbours(level - 1, m, n), np.eye(2, k=m - n))
+        six, _ = self._levels[0][level - 1]
         left, right = six[m + 1, first + 1 : first + 3], six[n + 1, second + 1 : second + 3]
         return left @ rows @ right.T
 
-    def _of_rows(self, copies, fresh):
+    def of_rows(self, copies, fresh):
         """Covariance 8×8 of two rows with two, from those of the numbers that they are made of."""
         kept, new = self._mixing[:, : self._copies], self._mixing[:, self._copies :]
         return np.kron(copies, kept @ kept.T) + np.kron(fresh, new @ new.T)
 
     @cached_property
     def _levels(self):
-        """A `Level` for each level, and Cov[Z_i, Z_{i+1} | Z_<i] at i = -1, …, L-1: (L+1, 2, 2)."""
+        """(six, factor) of each level; Cov[Z_i, Z_{i+1} | Z_<i] at i = -1, …, L-1: (L+1, 2, 2).
+
+        Of n rows, windows m = -1, …, n-1 stand for the rows m and m+1: `six`, (n+1, 6, 8), has the
+        six numbers as combinations of these, `factor`, (n+1, 6, 6), is the Cholesky factor of their
+        covariance given the rows before.
+        """
         levels, now = [], np.tile(np.eye(2), (2, 1, 1))  # covariances of neighbours,
         ahead = now  # and given all before them
         for _ in range(self.levels):
-            rows = self._of_rows(now, np.eye(2))
-            own, other = np.ones(len(rows)), np.zeros(len(rows))  # identity at both ends
-            own[1:-1], other[1:-1] = self._last_step(rows[1:-1, 3, 4])
-            six = np.tile(np.eye(8)[:6], (len(rows), 1, 1))
-            six[:, 3, 3] = six[:, 4, 4] = own
-            six[:, 3, 4] = six[:, 4, 3] = other
+            rows = self.of_rows(now, np.eye(2))
+            six = np.tile(np.eye(8)[:6], (len(rows), 1, 1))  # both ends stay as they are
+            own, other = self._last_step(rows[1:-1, 3, 4])
+            six[1:-1, 3, 3] = six[1:-1, 4, 4] = own
+            six[1:-1, 3, 4] = six[1:-1, 4, 3] = other
             turned = six.swapaxes(1, 2)
-            factor = np.linalg.cholesky(six @ self._of_rows(ahead, np.eye(2)) @ turned)
-            levels.append(Level(own[1:-1, None], other[1:-1, None], six, factor))
+            factor = np.linalg.cholesky(six @ self.of_rows(ahead, np.eye(2)) @ turned)
+            levels.append((six, factor))
             rows = six @ rows @ turned
             now = _by_position([rows[:, j : j + 2, j : j + 2] for j in range(1, 5)])
             ahead = _by_position([factor[:, j : j + 2, j : j + 2] for j in range(1, 5)])
@@ -221,19 +192,13 @@ class GaussianFamily:
         return (plus + minus) / 2, (plus - minus) / 2
 
 
-def on_device(array, device):
-    """The array itself, or a torch tensor on a device."""
-    if device is None:
-        return array
-    import torch
-
-    return torch.as_tensor(array, device=device)
+def _own_and_other(six):
+    """α and β of the last step of a level, (n-1, 1) each."""
+    return six[1:-1, 3, 3, None], six[1:-1, 3, 4, None]
 
 
 def _map_pairs(z, own, other):
     """z, shape (L, batch), after mapping each pair of neighbours across rows; in place."""
-    if not isinstance(z, np.ndarray):
-        own, other = z.new_tensor(own), z.new_tensor(other)
     u, v = z[3:-1:4], z[4::4]
     z[3:-1:4], z[4::4] = own * u + other * v, other * u + own * v
     return z

@@ -32,18 +32,14 @@ class CutFamily:
         """What identifies it, as JSON has it."""
         return self.whole.about() | {"levels": self.levels, "offset": self.offset}
 
-    def covariance(self, device=None):
-        """C, (L, L), float64: an array, or a torch tensor on a device."""
+    def covariance(self):
+        """C, (L, L), float64."""
         here = slice(self.offset, self.offset + self.length)
-        return self.whole.covariance(device)[here, here]
+        return self.whole.covariance()[here, here]
 
-    def cholesky(self, device=None):
-        """The lower triangular T with C = T Tᵀ, (L, L), as in `covariance`."""
-        if device is None:
-            return np.linalg.cholesky(self.covariance())
-        import torch
-
-        return torch.linalg.cholesky(self.covariance(device))
+    def cholesky(self):
+        """The lower triangular T with C = T Tᵀ, (L, L)."""
+        return np.linalg.cholesky(self.covariance())
 
     def sample(self, n, rng):
         """n independent samples, float64 (n, L)."""

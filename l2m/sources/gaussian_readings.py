@@ -7,68 +7,51 @@ Eq. C.23 gives the neighbours Z_{m,4}, Z_{m+1,1} of different rows the correlati
 by "an addition operation". Open are the operation, a linear map of the pair (`GaussianFamily`) or
 an entry of the covariance that is replaced (`ReplacedFamily`), and the value: the two correlations
 are -1/4 with the paper's M, which gives 0; their sizes, or rows of M with ALTERNATING signs, give
-2/5. `reading` makes any of these.
-
-Where no pair is cut, at 2/5 of L for one, the map changes no I_BP at all.
+2/5. Where no pair is cut, at 2/5 of L for one, the map changes no I_BP at all.
 """
-
-from functools import cached_property
 
 import numpy as np
 from scipy import linalg
 
-from l2m.sources.gaussian import COPIES, GaussianFamily, M, on_device
+from l2m.sources.gaussian import COPIES, GaussianFamily, M
 from l2m.sources.markov import check_split
 
 PAPER, ALTERNATING = (1, 1, 1, 1), (1, -1, 1, -1)
-LAST_STEPS = ("map", "replace", "none")
 
 
 def reading(kind, levels, last_step="map", target=2 / 5, signs=PAPER):
     """The family whose `last_step` is "map", "replace" or "none"; others as in `GaussianFamily`."""
-    if last_step not in LAST_STEPS:
-        raise ValueError(f"last_step must be one of {', '.join(LAST_STEPS)}, not {last_step!r}.")
+    if last_step not in ("map", "replace", "none"):
+        raise ValueError(f"last_step must be one of map, replace, none, not {last_step!r}.")
     if last_step == "replace":
         return ReplacedFamily(kind, levels, target, signs)
     return GaussianFamily(kind, levels, target if last_step == "map" else None, signs)
 
 
-class ReplacedFamily(GaussianFamily):
+class ReplacedFamily:
     """The family whose last step replaces an entry of the covariance; all else as it was.
 
-    Not every target leaves a positive definite matrix: ``LinAlgError`` where it does not. All is
-    dense, L³/3 operations, but for `bipartite_mi` at the quarters of L with target 0.
+    Not every target leaves a positive definite matrix: ``LinAlgError`` where it does not.
     """
 
     def __init__(self, kind, levels, target=0, signs=PAPER):
         if target is None:
             raise ValueError('target must be a number: reading(…, "none") leaves the step out.')
-        super().__init__(kind, levels, target, signs)
+        self._rows = GaussianFamily(kind, levels, target, signs)
+        self.kind, self.levels, self.target, self.length = kind, levels, target, 4**levels
 
-    def covariance(self, device=None):
+    def covariance(self):
         """C_levels, (L, L), float64, by C_k = C_{k-1} ⊗ G + I ⊗ R, entries replaced."""
         matrix = np.eye(1)
         for _ in range(self.levels):
-            matrix = self._of_rows(matrix, np.eye(len(matrix)))
+            matrix = self._rows.of_rows(matrix, np.eye(len(matrix)))
             _replace(matrix, self.target)
-        return on_device(matrix, device)
+        return matrix
 
-    def sample(self, n, rng):
-        """n independent samples, float64 (n, L)."""
-        return rng.standard_normal((n, self.length)) @ self._triangle.T
-
-    def conditionals(self, z):
-        """As in `GaussianFamily`."""
-        noise = linalg.solve_triangular(self._triangle, np.asarray(z).T, lower=True).T
-        return z - noise * self.deviations, self.deviations
-
-    @property
-    def deviations(self):
-        """Exact deviations of Z_i given Z_<i, (L,)."""
-        return np.diag(self._triangle).copy()
+    cholesky = GaussianFamily.cholesky
 
     def bipartite_mi(self, split):
-        """I_BP(split; L) in nats.
+        """I_BP(split; L) in nats, after L³/3 operations.
 
         With target 0, splits at a quarter, half or three quarters of L cost one factorisation of
         about (3/4)^(k-1) L numbers, or next to nothing in the logarithmic family.
@@ -76,28 +59,21 @@ class ReplacedFamily(GaussianFamily):
         check_split(split, self.length)
         quarters, rest = divmod(4 * split, self.length)
         if rest or self.target != 0:
-            return super().bipartite_mi(split)
+            entropy = np.append(0, np.log(np.diag(self.cholesky())).cumsum())
+            return float(entropy[split] + entropy[-1 - split] - entropy[-1])
         x, y, whole = (self._quarters_log_det(q) for q in (quarters, 4 - quarters, 4))
         return float(x + y - whole) / 2
-
-    @cached_property
-    def _triangle(self):
-        return self.cholesky()
-
-    def _correlation(self, i, j):
-        return self.covariance()[i, j]
 
     def _quarters_log_det(self, quarters):
         """ln|C| of the first `quarters` quarters, target 0, less a constant a quarter.
 
-        After j steps the determinant left to compute is that of (5/4)^j C_m ⊗ I + I ⊗ S with
-        m = k - j levels; S acts on the last digit (base 4) of the position times the `inner`
-        directions kept so far. The columns of M are orthogonal: the directions of that digit that
-        carry fresh numbers are eliminated by a Schur complement. It is local, since neither R nor
-        the last step reaches beyond one row of the level below: all blocks are equal, one is
-        factorised. Until the last level but one there are as many blocks to a quarter, and these
-        determinants cancel in the mutual information: leaving them out keeps it accurate for any
-        number of levels. The signs of M's rows change nothing here.
+        After j steps the determinant left is that of (5/4)^j C_m ⊗ I + I ⊗ S with m = k - j levels;
+        S acts on the last digit (base 4) of the position times the `inner` directions kept so far.
+        The columns of M are orthogonal: the directions of that digit that carry fresh numbers are
+        eliminated by a Schur complement. It is local, since neither R nor the last step reaches
+        beyond one row of the level below: all blocks are equal, one is factorised. Until the last
+        level but one these determinants cancel in the mutual information: left out, it is accurate
+        for any number of levels. The signs of M's rows change nothing here.
         """
         basis = M / np.linalg.norm(M, axis=0)
         kept, gone = slice(0, COPIES[self.kind]), slice(COPIES[self.kind], 4)
@@ -108,7 +84,6 @@ class ReplacedFamily(GaussianFamily):
             fresh = scale * self._local_part(rows, basis)
             s = s.reshape(4, inner, 4, inner)
             s = np.einsum("aubv,ap,bq->puqv", s, basis, basis, optimize=True)
-
             factor = linalg.cholesky(_block(fresh, s, gone, gone), lower=True)
             half = linalg.solve_triangular(factor, _block(fresh, s, gone, kept), lower=True)
             s = _block(fresh, s, kept, kept) - half.T @ half

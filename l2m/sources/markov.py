@@ -70,22 +70,21 @@ class CopySource:
         result[:, 0] = -np.log(self.vocab_size)
         return result
 
-    def bipartite_mi(self, split, length):
-        """ln M, whatever the split."""
-        check_split(split, length)
-        return float(np.log(self.vocab_size))
-
     def two_point_mi(self, d):
         """ln M, whatever the distance."""
         return float(np.log(self.vocab_size))
+
+    def bipartite_mi(self, split, length):
+        """The same, whatever the split."""
+        check_split(split, length)
+        return self.two_point_mi(1)
 
 
 class MarkovSource:
     """A stationary first-order Markov chain.
 
-    Past and future meet in one token, so I_BP = I(W_ℓ; W_ℓ+1) at every split and length, while
-    I_TP(d) falls exponentially. Row i of `transition` (M, M) holds p(next | i); a ValueError if it
-    is not irreducible.
+    I_BP = I(W_ℓ; W_ℓ+1) at every split and length, while I_TP(d) falls exponentially. Row i of
+    `transition` (M, M) holds p(next | i); a ValueError if it is not irreducible.
     """
 
     def __init__(self, transition):
@@ -162,9 +161,8 @@ class HiddenMarkovSource:
     def block_entropy(self, length):
         """Entropies in nats of blocks of 0, 1, ..., length tokens, shape (length + 1,).
 
-        H(L) is the sum over t of E[H(W_t | belief)], where the belief is the distribution of the
-        hidden state given the past. Pasts that lead to the same belief are merged, each set keeping
-        its mean, so that the work follows the number of distinct beliefs and not M^L.
+        H(L) is the sum over t of E[H(W_t | belief)], the belief being the distribution of the state
+        given the past. Pasts of the same belief are merged: these are fewer than M^L.
         """
         belief, weight = self.stationary[None], np.ones(1)
         increments = np.zeros(length + 1)

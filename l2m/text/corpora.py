@@ -1,13 +1,11 @@
 """Books → documents, token arrays, and windows that start at a paragraph.
 
 A corpus is a table with the columns `short_book_title, author, publication_date, language, url,
-text`, one row per document, paragraphs separated by a blank line. By name:
-
-- `kjv` is embedded: the King James Bible, 66 books, one paragraph per chapter;
-- `english-novels-100`, `eltec-eng`, `eltec-deu`, `eltec-fra` are read from the folder named by the
-  environment variable `L2M_CORPORA`, else rebuilt from their public archives;
-- `pg19` and `wikipedia` are streamed from the Hugging Face Hub at a pinned revision;
-- anything else is a `.txt` or `.parquet` file, or a folder of them.
+text`, one row per document, paragraphs separated by a blank line. By name, `kjv` is embedded: the
+King James Bible, 66 books, one paragraph per chapter; `english-novels-100`, `eltec-eng`,
+`eltec-deu`, `eltec-fra` are read from the folder named by the environment variable `L2M_CORPORA`,
+else rebuilt from their archives; `pg19` and `wikipedia` are streamed from the Hugging Face Hub at a
+pinned revision. Anything else is a `.txt` or `.parquet` file, or a folder of them.
 """
 
 import itertools
@@ -49,11 +47,7 @@ class Corpus:
         return self.table["short_book_title"].tolist()
 
     def tokens(self, tokenizer) -> list[np.ndarray]:
-        """Token ids of every document, without special tokens, by a `transformers` tokenizer.
-
-        One read-only array per document, uint16 if the vocabulary allows, else uint32: slices of a
-        memory-mapped file of the cache folder, made on the first call.
-        """
+        """Token ids of every document, no special ones: slices of a file that is made once."""
         about = [[self.name, self.fingerprint, self.titles, self.table["author"].tolist()]]
         return tokenised(_books(self.name, self.table), tokenizer, about).documents()
 
@@ -64,29 +58,23 @@ class Corpus:
         round; windows of one book do not overlap. The first windows of a larger `n` are those of a
         smaller one. If there is one book only, a warning says so, and each window counts as a book
         of its own. The `transformers` tokenizer must be fast: it tells which characters a token
-        covers.
-
-        Raises
-        ------
-        ValueError : the corpus does not hold `n` such windows (the message says how many it does),
-            or `length` or `n` is not positive.
+        covers. ValueError if the corpus does not hold `n` such windows, but fewer, which it says.
         """
         if length < 1 or n < 1:
             raise ValueError(f"Windows need length ≥ 1 and n ≥ 1, not {length} and {n}.")
         found = draw_windows(self.texts, tokenizer, length, n, seed)
         if len(found.tokens) < n:
-            raise ValueError(
-                f"{self.name} holds {len(found.tokens)} windows of {length} tokens that start at a "
-                f"paragraph and do not overlap, not {n}: ask for fewer or shorter ones."
-            )
-        if len(self.table) == 1:
-            warnings.warn(
-                f"{self.name} is one document: each of its windows counts as a book, so partners "
-                "come from the same text, and intervals do not know how texts differ",
-                stacklevel=2,
-            )
-            return Windows(found.tokens, np.arange(n), found.starts)
-        return found
+            held = f"{self.name} holds {len(found.tokens)} windows of {length} tokens"
+            why = f"that start at a paragraph and do not overlap, not {n}"
+            raise ValueError(f"{held} {why}: ask for fewer or shorter ones.")
+        if len(self.table) > 1:
+            return found
+        warnings.warn(
+            f"{self.name} is one document: each of its windows counts as a book, so partners come "
+            "from the same text, and intervals do not know how texts differ",
+            stacklevel=2,
+        )
+        return Windows(found.tokens, np.arange(n), found.starts)
 
 
 def load_corpus(name_or_path: str | Path, limit: int | None = None) -> Corpus:
@@ -94,70 +82,52 @@ def load_corpus(name_or_path: str | Path, limit: int | None = None) -> Corpus:
 
     Of files, a `.txt` is one document; a `.parquet` needs a column `text`, one document per row.
     What is hidden, such as `.ipynb_checkpoints`, or a README is none; a warning names equal ones.
-    `limit` is how many documents to keep, the first ones; None keeps all (PG19: 28,602 books, 11 GB
-    of text).
+    Only the first `limit` documents are kept; with None all (PG19: 28,602 books, 11 GB of text).
 
-    Raises
-    ------
-    FileNotFoundError : no such corpus, or its package is not installed.
-    ConnectionError : it has to come from the network, which is not there.
-    ValueError : a file is empty, not UTF-8, not the pinned one, or has no column `text`.
-    DamagedFile : what was fetched from an archive is damaged.
+    FileNotFoundError if there is no such corpus, or its package is not installed; ConnectionError
+    if it has to come from a network that is not there; ValueError if a file is empty, not UTF-8,
+    not the pinned one, or has no column `text`; DamagedFile if what was fetched is damaged.
     """
     name = str(name_or_path)
     if limit is not None and limit < 1:
         raise ValueError(f"limit is a number of documents, at least 1, not {limit}.")
+    known = archives.known()
     if name in HUB:
-        rows = itertools.islice(archives.hub_documents(name), limit)
-        table, texts = complete(pd.DataFrame(rows)), fingerprint(name)
+        table = complete(pd.DataFrame(itertools.islice(archives.hub_documents(name), limit)))
     elif name == "kjv":
-        table, texts = archives.king_james(), archives.KJV_TEXTS
+        table = archives.king_james()
     elif name in ARCHIVES:
-        table, texts = archives.archive_table(name)
-    else:
-        if not Path(name).exists():
-            names = ", ".join(["kjv", *ARCHIVES, *HUB])
-            raise FileNotFoundError(
-                f"There is no corpus, file or folder {name!r}: give the path of a .txt or "
-                f".parquet file or of a folder of them, or one of {names}."
-            )
+        table = archives.archive_table(name)
+    elif Path(name).exists():
         table = pd.concat(map(_read_file, text_files(name)), ignore_index=True)
-        texts = archives.fingerprint_texts(table["text"])
-    if name not in ("kjv", *ARCHIVES):
+    else:
+        raise FileNotFoundError(
+            f"There is no corpus, file or folder {name!r}: give the path of a .txt or .parquet "
+            f"file or of a folder of them, or one of {', '.join(known)}."
+        )
+    if name in HUB or name not in known:
         _report_equal(name, table["short_book_title"], [digest(text) for text in table["text"]])
-    if limit is None:
-        return Corpus(name, table, texts)
-    return Corpus(name, table.head(limit), f"{texts}[:{limit}]")
+    texts = known[name] if name in known else archives.fingerprint_texts(table["text"])
+    return Corpus(name, table.head(limit or len(table)), texts + _limited(limit))
 
 
 def fingerprint(name_or_path: str | Path, limit: int | None = None) -> str:
-    """What identifies the texts of a corpus, for known names without reading them.
+    """What identifies the texts of a corpus, for known names without reading them."""
+    texts = archives.known().get(str(name_or_path))
+    return texts + _limited(limit) if texts else load_corpus(name_or_path, limit).fingerprint
 
-    The sha256 of the texts; for a Hub id its pinned revision; with a `limit`, that too.
-    """
-    name = str(name_or_path)
-    known = {"kjv": archives.KJV_TEXTS} | {key: archive.texts for key, archive in ARCHIVES.items()}
-    known |= {key: f"{hub['path']}@{hub['revision']}" for key, hub in HUB.items()}
-    if name not in known:
-        return load_corpus(name, limit).fingerprint
-    return known[name] if limit is None else f"{known[name]}[:{limit}]"
+
+def _limited(limit: int | None) -> str:
+    return "" if limit is None else f"[:{limit}]"
 
 
 def token_file(names, tokenizer, limit: int | None = None) -> TokenFile:
     """Open the token file of some corpora in the cache folder; make it first if there is none.
 
-    Parameters
-    ----------
-    names : corpora in order: names or paths, as `load_corpus` takes them. Those of the Hub are
-        streamed, and folders are read file by file: a corpus need not fit into memory.
-    tokenizer : a fast `transformers` tokenizer.
-    limit : first books of each corpus to keep; all when None.
-
-    Raises
-    ------
-    FileNotFoundError, ConnectionError, ValueError : as `load_corpus` raises them; ValueError also
-        for a slow tokenizer, or one without a token that could begin a sequence.
-    DamagedFile : the token file is damaged.
+    `names` are corpora in order, names or paths; those of the Hub are streamed, and folders are
+    read file by file: a corpus need not fit into memory. Of each only the first `limit` books are
+    kept, all when None. Errors as of `load_corpus`; ValueError also for a `transformers` tokenizer
+    that is slow, or has no token that could begin a sequence; DamagedFile if the file is damaged.
     """
     if not tokenizer.is_fast:
         raise ValueError("this is no fast tokenizer: it cannot say where paragraphs start")
@@ -202,23 +172,16 @@ def _books(name, table) -> Iterator[tuple[dict, str]]:
 
 def _identity(name) -> str:
     """What identifies a corpus, titles included, without keeping it in memory."""
-    root = Path(name)
-    if not root.exists():
-        return fingerprint(name)
-    return tree_digest(root, text_files(root))
+    return tree_digest(name, text_files(name)) if Path(name).exists() else fingerprint(name)
 
 
 def text_files(path: str | Path) -> list[Path]:
-    """The `.txt` and `.parquet` files of a folder, sorted by path; or the one that is named.
-
-    FileNotFoundError if there are none; what is `NO_DOCUMENT` does not count.
-    """
-    path = Path(path)
-    files = [path]
+    """The `.txt` and `.parquet` files of a folder, sorted by path; or the one that is named."""
+    path, files = Path(path), [Path(path)]
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
+        files = [f for f in path.rglob("*") if f.is_file()]
         files = [f for f in files if not any(map(NO_DOCUMENT.match, f.relative_to(path).parts))]
-    files = [file for file in files if file.suffix.lower() in (".txt", ".parquet")]
+    files = sorted(file for file in files if file.suffix.lower() in (".txt", ".parquet"))
     if not files:
         raise FileNotFoundError(f"{path} holds no .txt or .parquet file.")
     return files
@@ -243,10 +206,10 @@ def _read_file(file: Path) -> pd.DataFrame:
     if table.empty:
         raise ValueError(f"{file} is empty: a document needs text.")
     for row, text in enumerate(table["text"]):
-        where = f"{file} is {{}} in row {row}" if parquet else f"{file} is {{}}"
+        where = f" in row {row}" if parquet else ""
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{where.format('empty')}: a document needs text.")
+            raise ValueError(f"{file} is empty{where}: a document needs text.")
         if cleaning.is_binary(text):
-            problem = "not UTF-8 (it has null or control characters)"
-            raise ValueError(f"{where.format(problem)}: {cure}")
+            problem = "is not UTF-8 (it has null or control characters)"
+            raise ValueError(f"{file} {problem}{where}: {cure}")
     return complete(table.assign(text=[cleaning.plain_lines(text) for text in table["text"]]))

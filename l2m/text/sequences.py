@@ -11,17 +11,8 @@ class Sequences:
     Every epoch cuts each book anew into sequences that start at a paragraph, and shuffles them. The
     first one starts at a random paragraph, the next ones at the first or second paragraph after an
     end, by chance: taking always the first, cuts that begin apart would soon run together. What
-    lies between is left out, and so are the ends of books.
-
-    Parameters
-    ----------
-    length : L, tokens per sequence.
-    seed : of cuts and order.
-    books : indices of the books in the token file; all when None.
-
-    Raises
-    ------
-    ValueError : no book holds such a sequence.
+    lies between is left out, and so are the ends of books. `books` are indices of those in the
+    token file, all when None; ValueError if none of them holds such a sequence.
     """
 
     def __init__(self, file: TokenFile, length: int, seed: int = 0, books=None):
@@ -34,10 +25,7 @@ class Sequences:
             raise ValueError(f"no book has {length} tokens from a paragraph on: train on shorter")
 
     def cut(self, epoch: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """First token and book of the sequences of one cut, in the books' order.
-
-        With None nothing is left to chance: every sequence starts as early as it can.
-        """
+        """First token and book of the sequences of a cut; of None, each as early as it can be."""
         rng = None if epoch is None else np.random.default_rng([self.seed, epoch])
         starts, owner = [], []
         for book in self.books:
@@ -61,7 +49,8 @@ class Sequences:
 
     def numbered(self, numbers) -> np.ndarray:
         """The sequences of these numbers, counted from 0 over all epochs: int64 (n, L)."""
-        return self.read([self._start(number) for number in numbers])
+        places = [(self.epoch(number), number) for number in numbers]
+        return self.read([self._order(e)[number - self._ends[e]] for e, number in places])
 
     def epoch(self, number: int) -> int:
         """The epoch, from 0, in which the sequence of this number comes."""
@@ -75,10 +64,6 @@ class Sequences:
         epoch = self.epoch(number)
         first, end = self._ends[epoch : epoch + 2]
         return epoch + (number - first) / (end - first)
-
-    def _start(self, number: int) -> int:
-        epoch = self.epoch(number)
-        return self._order(epoch)[number - self._ends[epoch]]
 
     def _order(self, epoch: int) -> np.ndarray:
         """First tokens of the sequences of an epoch, shuffled."""

@@ -1,7 +1,6 @@
 """What held-out books have in common with training books, word for word.
 
-A held-out book must not be read before. Every run of tokens of one book is looked for in the others
-by a hash of its own, of which one in a few is kept, the same ones in all books.
+Runs of tokens of one book are looked for in the others by hashes, of which one in a few is kept.
 """
 
 import numpy as np
@@ -29,8 +28,7 @@ def overlaps(file: TokenFile, training, held_out) -> pd.DataFrame:
         found = np.isin(shingles, _shingles(file, book, weight), assume_unique=True)
         common = np.bincount(owner[found], minlength=len(own))
         for i in np.flatnonzero(common):
-            titles = file.books["title"][[held_out[i], book]]
-            rows.append([*titles, common[i] / len(own[i])])
+            rows.append([*file.books["title"][[held_out[i], book]], common[i] / len(own[i])])
     table = pd.DataFrame(rows, columns=["held_out", "training", "share"])
     return table.sort_values("share", ascending=False, ignore_index=True)
 
@@ -38,21 +36,16 @@ def overlaps(file: TokenFile, training, held_out) -> pd.DataFrame:
 def require_apart(file: TokenFile, training, held_out) -> pd.DataFrame:
     """`overlaps`, and a ValueError naming the books of which more than `TOLERATED` is the same."""
     table = overlaps(file, training, held_out)
-    same = table[table["share"] > TOLERATED]
-    if len(same):
+    if len(same := table[table["share"] > TOLERATED]):
         pairs = [f"{a!r} has {share:.0%} in {b!r}" for a, b, share in same.head(5).values]
-        raise ValueError(
-            f"{len(same)} pairs of a held-out and a training book have text in common "
-            f"({'; '.join(pairs)}): exclude one of each (`exclude`), or hold out with another seed"
-        )
+        which = f"{len(same)} pairs of a held-out and a training book ({'; '.join(pairs)})"
+        cure = "exclude one of each (`exclude`), or hold out with another seed"
+        raise ValueError(f"{which} have text in common: {cure}")
     return table
 
 
 def _shingles(file: TokenFile, book: int, weight: np.ndarray) -> np.ndarray:
-    """Hashes of the sampled runs of tokens of a book: unique, uint64.
-
-    Σ_j weight(w_{i+j})·B^j modulo 2^64, from differences of sums from the beginning.
-    """
+    """Hashes Σ_j weight(w_{i+j})·B^j modulo 2^64 of the sampled runs of a book: unique, uint64."""
     start, end = file.books.loc[book, ["start", "end"]]
     if end - start < SHINGLE:
         return np.empty(0, np.uint64)

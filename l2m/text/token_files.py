@@ -4,8 +4,8 @@
     paragraphs.bin   int64, the tokens at which paragraphs start, counted from the first of all
     manifest.json    what was tokenised with what, the documents, the sha256 of the other two
 
-It is made under another name and renamed when it is complete. A run that was killed while making it
-goes on after the last document that it had finished, and of which it finds the same ids again.
+It is made under another name and renamed when it is complete. A run that was killed meanwhile goes
+on after the last document that it had finished, and of which it finds the same ids again.
 """
 
 import hashlib
@@ -14,63 +14,45 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from l2m.files import cache_dir, digest, held, opened, seal, tree_digest, write_atomic
 
 SCHEMA = "tokens 2"
 
 
-@dataclass(frozen=True)
 class TokenFile:
-    """A token file that is there, checked against its sha256 when it is opened (`open_tokens`)."""
+    """A token file that is there, checked against its sha256 when it is opened.
 
-    folder: Path
-    manifest: dict
+    tokens        (n,) ids of all documents, memory-mapped
+    paragraphs    (p,) int64, memory-mapped: the token at which each paragraph starts, increasing
+    books         a row per document: `corpus, title, author, start, end, sha256`; start and end
+                  count the tokens of the file, the digest is of its ids and paragraphs
+    sha256        of the ids; `identity` of all that is read: also paragraphs, and the books
+    vocab_size    M, the number of token ids, rounded up to a multiple of 128 (what GPUs like)
+    bos_token_id  the token put in front of every sequence, the tokenizer's separator of documents
 
-    @cached_property
-    def tokens(self) -> np.ndarray:
-        """(n,) ids of all documents, memory-mapped."""
-        return _mapped(self.folder / "tokens.bin", self.manifest["dtype"])
+    FileNotFoundError if there is none in the `folder`, DamagedFile if it is not what it was.
+    """
 
-    @cached_property
-    def paragraphs(self) -> np.ndarray:
-        """(p,) int64, memory-mapped: the token at which each paragraph starts, increasing."""
-        return _mapped(self.folder / "paragraphs.bin", np.int64)
-
-    @cached_property
-    def books(self) -> pd.DataFrame:
-        """One row per document: `corpus, title, author, start, end, sha256`.
-
-        Start and end count the tokens of the file; the digest is of its ids and paragraphs.
-        """
-        return pd.DataFrame(self.manifest["books"])
-
-    @property
-    def sha256(self) -> str:
-        """Of the ids."""
-        return self.manifest["sha256"]["tokens.bin"]
-
-    @property
-    def identity(self) -> str:
-        """Of all that is read of it: ids, paragraphs, where documents begin, and who wrote them."""
-        return digest(*(self.manifest[key] for key in ("sha256", "bos", "vocabulary", "books")))
-
-    @property
-    def vocab_size(self) -> int:
-        """M, the number of token ids, rounded up to a multiple of 128 (what GPUs like)."""
-        return -(-self.manifest["vocabulary"] // 128) * 128
-
-    @property
-    def bos_token_id(self) -> int | None:
-        """Token put in front of every sequence: the tokenizer's separator of documents."""
-        return self.manifest["bos"]
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not (self.folder / "manifest.json").exists():
+            raise FileNotFoundError(f"{folder} is no token file (no manifest.json): remove it")
+        about = opened(self.folder, SCHEMA, f"remove {folder}, and it is made again")
+        self.manifest = about
+        self.tokens = _mapped(self.folder / "tokens.bin", about["dtype"])
+        self.paragraphs = _mapped(self.folder / "paragraphs.bin", np.int64)
+        self.books = pd.DataFrame(about["books"])
+        self.sha256 = about["sha256"]["tokens.bin"]
+        self.identity = digest(*(about[key] for key in ("sha256", "bos", "vocabulary", "books")))
+        self.vocab_size = -(-about["vocabulary"] // 128) * 128
+        self.bos_token_id = about["bos"]
 
     def documents(self) -> list[np.ndarray]:
         """The ids of each document, slices of `tokens`."""
@@ -85,8 +67,7 @@ class TokenFile:
         """Indices of the books to train on and of the `n` ones that are kept from it.
 
         A book's place in the draw depends on the seed, its author and title alone, so a larger
-        corpus, or another order, keeps most of the choice. Books with a title in `exclude` are used
-        for neither. ValueError if nothing is left to train on, or a title is not there.
+        corpus keeps most of the choice. Books with a title in `exclude` are used for neither.
         """
         titles = self.books["title"]
         if unknown := set(exclude) - set(titles):
@@ -95,25 +76,17 @@ class TokenFile:
         keys = [hashlib.sha256(name.encode()).hexdigest() for name in names]
         order = [i for i in np.argsort(keys, kind="stable") if titles[i] not in exclude]
         if not 0 < n < len(order):
-            raise ValueError(
-                f"{n} books cannot be held out of {len(order)}: at least one must be, and one must "
-                "be left to train on"
-            )
+            cure = "at least one must be, and one must be left to train on"
+            raise ValueError(f"{n} books cannot be held out of {len(order)}: {cure}")
         return np.sort(order[n:]), np.sort(order[:n])
 
 
 def tokenised(documents: Iterable, tokenizer, about) -> TokenFile:
     """Open the token file of some documents in the cache folder; make it first if there is none.
 
-    Parameters
-    ----------
-    documents : of (`{"corpus", "title", "author"}`, text); read only if the file is not there.
-    tokenizer : of `transformers`; of one that is not fast, paragraphs are not known.
-    about : what identifies the documents, as JSON has it.
-
-    Raises
-    ------
-    DamagedFile : the file is damaged. One that another process is making is waited for.
+    `documents` are pairs (`{"corpus", "title", "author"}`, text), read only if the file is not
+    there; `about` identifies them, as JSON has it. Of a `transformers` tokenizer that is not fast,
+    paragraphs are not known. A file that another process is making is waited for.
     """
     about = {"tokenizer": tokenizer_key(tokenizer), "corpora": about}
     folder = cache_dir() / "tokens" / digest(SCHEMA, about)[:16]
@@ -121,17 +94,7 @@ def tokenised(documents: Iterable, tokenizer, about) -> TokenFile:
         with held(folder, wait=True):
             if not folder.exists():
                 _make(folder, documents, tokenizer, about)
-    return open_tokens(folder)
-
-
-def open_tokens(folder: str | Path) -> TokenFile:
-    """Open a token file and check it.
-
-    FileNotFoundError if there is none, DamagedFile if it is not what it was.
-    """
-    if not (Path(folder) / "manifest.json").exists():
-        raise FileNotFoundError(f"{folder} is no token file (it has no manifest.json): remove it")
-    return TokenFile(Path(folder), opened(folder, SCHEMA, f"remove {folder}, and it is made again"))
+    return TokenFile(folder)
 
 
 def tokenizer_key(tokenizer) -> str:
@@ -154,8 +117,6 @@ def paragraph_starts(text: str) -> np.ndarray:
 
 def _make(folder: Path, documents, tokenizer, about) -> None:
     """Tokenise into `<folder>.partial`, going on where an earlier process was stopped; rename."""
-    from tqdm import tqdm
-
     partial = folder.with_suffix(".partial")
     partial.mkdir(exist_ok=True)
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
@@ -204,14 +165,14 @@ def _finished(partial: Path, dtype) -> list[dict]:
     books, n = [], 0
     names = ("books.jsonl", "tokens.bin", "paragraphs.bin")
     journal, tokens, paragraphs = (partial / name for name in names)
-    if not all((partial / name).exists() for name in names):
+    if not (journal.exists() and tokens.exists() and paragraphs.exists()):
         return []
-    for line in journal.read_bytes().splitlines(keepends=True):
+    for line in journal.read_bytes().splitlines():
         try:
             book, own = json.loads(line)
-            if own != digest(book):
-                break
         except (ValueError, TypeError):  # the last line may be cut
+            break
+        if own != digest(book):
             break
         start, size = book["start"], book["end"] - book["start"]
         ids = np.fromfile(tokens, dtype, size, offset=start * dtype.itemsize)

@@ -97,8 +97,7 @@ def test_a_judge_sees_the_weights_as_they_are(books, file):
             weight.mul_(1.5)
     after = judge.watch()
     assert after != before
-    starts, _ = judge.sequences()
-    some = torch.from_numpy(judge.held_out.read(starts))
+    some = torch.from_numpy(judge.held_out.read(judge.starts))
     assert after == pytest.approx(float(judge.task.loss(model, some).detach()), abs=1e-4)
     train, held_out = books.sides(file)
     assert set(judge.task.books) == set(train)
@@ -111,7 +110,7 @@ def test_positions_by_hand(books, file):
     own = table[table["data"] == "held-out"]
     assert set(own["book"]) == set(books.sides(file)[1])
     book = own["book"].iloc[0]
-    starts, owner = judge.sequences()
+    starts, owner = judge.starts, judge.owner
     read = torch.from_numpy(judge.held_out.read(starts[owner == book]))
     losses = judge.task.values(judge.model, read)
     for row in own[own["book"] == book].itertuples():
@@ -185,7 +184,7 @@ assert {run!r}.carry_out(progress=False)
 
 def test_tables_of_all_runs_are_gathered_and_recorded(books, monkeypatch):
     runs = [small(family, books) for family in ("gpt2", "mamba")]
-    monkeypatch.setitem(EXPERIMENT.grids, "test", lambda: runs)
+    monkeypatch.setitem(EXPERIMENT.grids, "test", runs)
     tables = EXPERIMENT.gather("test")
     assert tables["runs"]["run"].tolist() == ["gpt2-2x32-16", "mamba-2x32-16"]
     config = json.loads(tables["runs"]["config"][1])
@@ -216,7 +215,7 @@ def test_what_is_recorded_is_found(monkeypatch, grid):
 def test_what_needs_a_gpu_says_so(books, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     big = dataclasses.replace(small("gpt2", books), tokens=10**8)
-    monkeypatch.setitem(EXPERIMENT.grids, "test", lambda: [big])
+    monkeypatch.setitem(EXPERIMENT.grids, "test", [big])
     with pytest.raises(MissingResult, match="not been trained here and need a GPU: gpt2-2x32-16"):
         EXPERIMENT.gather("test")
 

@@ -153,7 +153,7 @@ def test_a_larger_state_helps(cache):
 def test_results_are_gathered_when_all_runs_are_there(cache, monkeypatch):
     grid = [{**TINY, "family": "gpt2", "steps": 2, "seed": seed} for seed in (0, 1)]
     runs = [GaussianRun(**fields) for fields in grid]
-    monkeypatch.setitem(EXPERIMENT.grids, "tiny", lambda: runs)
+    monkeypatch.setitem(EXPERIMENT.grids, "tiny", runs)
     monkeypatch.setattr("l2m.experiments.runs.CPU_TOKENS", 0)
     assert runs[0].carry_out(progress=False)
     with pytest.raises(MissingResult, match="1 of its 2 runs .*--grid tiny --record"):

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2m.information.bipartite import bipartite_mi, clustered_stderr, window_mi, window_terms
-from l2m.information.data_collapse import collapse
 from l2m.information.scaling import bootstrap_power_law
 from l2m.language_models.scoring import Scores, partner_permutation, score_whole
 from l2m.language_models.word_cache import cache_gain
@@ -121,7 +120,6 @@ def test_rows_without_a_book_are_refused_rather_than_dropped(label):
         lambda: clustered_stderr(values, books),
         lambda: clustered_stderr(pd.DataFrame(values), pd.Series(books)),
         lambda: partner_permutation(50, books),
-        lambda: collapse(np.arange(1, 51), np.arange(1, 51), groups=books),
         lambda: bootstrap_power_law([1, 2, 4], 1 + 0.1 * values**2 * [1, 2, 4], books, n_boot=9),
         lambda: cache_gain(np.full((50, 20), -1.0), np.ones((50, 20), int), books),
     ):

@@ -121,13 +121,6 @@ def test_bootstrap_fits_the_mean_and_repeats():
     assert again.exponent_interval == pytest.approx(first.exponent_interval)
 
 
-def test_bootstrap_with_offset():
-    rng = np.random.default_rng(5)
-    values = (X**-0.9 + 0.01) * np.exp(0.3 * rng.normal(size=(80, X.size)) - 0.045)
-    law = bootstrap_power_law(X, values, n_boot=100, offset=True)
-    assert covered(law.exponent_interval, -0.9) and covered(law.offset_interval, 0.01)
-
-
 NOISE = np.exp(0.03 * np.random.default_rng(6).normal(size=X.size))
 
 

@@ -192,14 +192,6 @@ def test_a_cut_is_a_part_of_a_longer_family(kind):
         CutFamily(kind, 2, 49)
 
 
-@every
-def test_torch_builds_the_same(kind):
-    pytest.importorskip("torch")
-    family = GaussianFamily(kind, 3)
-    for method in (family.covariance, family.cholesky):
-        np.testing.assert_allclose(method("cpu").numpy(), method(), atol=1e-12)
-
-
 def test_bad_input_names_the_cure():
     for kind, levels, options, message in (
         ("area", 2, {}, "kind must be one of sub-volume, logarithmic"),

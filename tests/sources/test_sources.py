@@ -14,8 +14,8 @@ from l2m.sources import (
     MarkovSource,
     PairSource,
     SantaFeSource,
-    mutual_information,
 )
+from l2m.sources.markov import mutual_information
 
 seeds = st.integers(0, 2**32 - 1)
 

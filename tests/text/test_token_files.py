@@ -13,7 +13,7 @@ from l2m.language_models.models import load_tokenizer
 from l2m.text import token_files
 from l2m.text.corpora import token_file
 from l2m.text.shared_passages import overlaps, require_apart
-from l2m.text.token_files import open_tokens
+from l2m.text.token_files import TokenFile
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def test_large_vocabularies_take_four_bytes(tmp_path):
     library(tmp_path / "books", books=2, paragraphs=3)
     file = token_file([tmp_path / "books"], load_tokenizer(words(tmp_path / "many", 70_000)))
     assert file.tokens.dtype == np.uint32
-    again = open_tokens(file.folder)
+    again = TokenFile(file.folder)
     np.testing.assert_array_equal(again.tokens, file.tokens)
 
 
@@ -125,7 +125,7 @@ def test_a_damaged_file_is_named(tmp_path, tokenizer, name):
     token_file([tmp_path / "books"], tokenizer)
     (folder / "manifest.json").unlink()
     with pytest.raises(FileNotFoundError, match="no token file"):
-        open_tokens(folder)
+        TokenFile(folder)
 
 
 @pytest.mark.parametrize("name", ["books.jsonl", "tokens.bin", "paragraphs.bin"])
