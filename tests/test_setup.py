@@ -74,7 +74,7 @@ def test_few_modules_load_torch_when_imported():
     package = Path(l2m.__file__).parent
     # what runs models
     rooms = {"training": None, "language_models": {"likelihood", "packing", "trust"}}
-    rooms["experiments"] = {"bottleneck"}
+    rooms |= {"experiments": {"bottleneck"}, "memory": {"power_attention"}}
     names = []
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package).with_suffix("")
