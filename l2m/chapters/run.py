@@ -97,10 +97,11 @@ def run_all(jobs: list[Job], at_once: int = 1, record: bool = False) -> list[str
         environment["L2M_RECORD"] = "1"
     if at_once > 1:
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))
-    failures = []
+    futures, failures = {}, []
     with ThreadPoolExecutor(at_once) as pool:  # the work is done by kernels, which are processes
-        futures = {pool.submit(run_chapter, job, environment): job for job in jobs}
         try:
+            for job in jobs:
+                futures[pool.submit(run_chapter, job, environment)] = job
             for future in as_completed(futures):
                 job, error = futures[future], future.exception()
                 if error is None:

@@ -118,16 +118,18 @@ def score(
 
     `windows` are (n, T) token ids without BOS, T at most the model's context, with `groups`, the
     book of each (n,); or `Corpus.windows`, which has both. `splits` are the ℓ's, by default 2, 4,
-    8, …; the continuation of ℓ has (`ratio`−1)·ℓ tokens, cut at the window's end. `partners`, (n,)
-    or (k, n) window indices, are by default `n_partners` permutations that never stay within a
-    group, drawn with `seed`. Every sequence starts with `bos_token_id`, by default the model's own.
+    8, … with `ratio`·ℓ ≤ T; the continuation of ℓ has (`ratio`−1)·ℓ tokens, cut at the window's
+    end. `partners`, (n,) or (k, n) window indices, are by default `n_partners` permutations that
+    never stay within a group, drawn with `seed`. Every sequence starts with `bos_token_id`, by
+    default the model's own.
 
     `method` is "packed", "prefix", "whole" (see `likelihood`), or "auto": the first that is exact.
-    So many windows as `check` says, spread over the run, and made-up ones of its other tokens (one
-    for 16 windows at most) are compared with whole passes. `batch_size` is windows per pass, by
-    default as many as suit the device. `compile_layers`, on a GPU, takes a minute once, and is half
-    as fast again; by default if there is enough to score. In `folder` finished shards are kept: a
-    run that was killed goes on from there, and the processes of `torchrun` share them.
+    So many windows as `check` says, 0 for none, spread over the run, and made-up ones of its other
+    tokens (one for 16 windows at most) are compared with whole passes. `batch_size` is windows per
+    pass, by default as many as suit the device. To compile the layers (`compile_layers`, on a GPU)
+    takes a minute once, and makes passes half as fast again; by default if there is enough to
+    score. In `folder` finished shards are kept: a run that was killed goes on from there, and the
+    processes of `torchrun` share them.
 
     Raises ValueError if a window exceeds the model's context, a token the vocabulary, a split the
     window; UntrustedModel if the model is not causal, or a score is not finite; RuntimeError if no

@@ -164,7 +164,8 @@ def plain_log_q(model, tokens, at, bos):
 def _largest(model, difference, log_q) -> float:
     """The largest difference from `log_q`; in bf16 and fp16 the mean, unless a token is far off."""
     if _dtype(model) in ("float32", "float64"):
-        return float(difference.max())  # below, rounding alone moves single tokens
+        return float(difference.max())
+    # rounding alone moves single tokens there; one is far off by more than half of 1 + |log q|
     far = difference[difference > (1 - log_q) / 2]
     return float(far.max() if len(far) else difference.mean())
 

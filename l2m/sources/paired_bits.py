@@ -18,7 +18,8 @@ class PairSource:
     ℓ = L/2 = 2^k, the marginal of Y needs no `start`. Any other block does. Attribute `mate`, int
     (2^levels · bits,), is the index of the bit that each is paired with, -1 if free.
     There are 2^levels positions, and 2^bits tokens; with few bits I_BP is coarse at small L. The
-    `exponent` is β, `noise` the probability that a copy is wrong, `seed` that of the pairs.
+    `exponent` is β, `noise` the probability that a copy is wrong (vCLUB is infinite at 0), `seed`
+    that of the pairs.
     """
 
     def __init__(self, levels, exponent, bits=8, noise=0.0, seed=0):

@@ -46,7 +46,8 @@ def unwrap(text: str) -> str:
     few_blanks = lines.count("") < 0.05 * len(lines)
     paragraphs, current = [], []
     for line in [*lines, ""]:
-        current += [line] if line else []
+        if line:
+            current.append(line)
         short_end = few_blanks and len(line) < 0.7 * width and ENDS_PARAGRAPH.search(line)
         if current and (not line or short_end):
             paragraphs.append(" ".join(current))
