@@ -215,7 +215,7 @@ def train(
         return 0 if finished or not main_process() else UNFINISHED
     todo = [run for run in runs if not run.finished()]
     if large := [run.name for run in todo if run.needs_gpu()]:
-        raise ValueError(f"{len(large)} runs need a GPU: {large[0]}, …; --grid smoke needs none.")
+        raise ValueError(f"no GPU is here for {', '.join(large[:3])}; --grid smoke needs none.")
     start, end = [sys.executable, "-m", "l2m"], f"--until={until}"
     commands = {run.name: [*start, *commands[run.name], end] for run in todo}
     logs = cache_dir() / "runs" / what / "logs"

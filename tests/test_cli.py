@@ -354,7 +354,7 @@ def test_train_says_at_once_that_there_is_no_gpu(experiment, scheduled, capsys):
     experiment.gpu = True
     assert main(["train", "books", "--grid", "smoke"]) == 2
     error = capsys.readouterr().err
-    assert error == "l2m: 2 runs need a GPU: one, …; --grid smoke needs none.\n"
+    assert error == "l2m: no GPU is here for one, two; --grid smoke needs none.\n"
     assert scheduled == []
 
 

@@ -1,7 +1,7 @@
 """Windows of equal length that start at a paragraph, from as many books as possible."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,7 +10,8 @@ from l2m.text.token_files import paragraph_starts
 SPARE = 16  # tokens: the last ones of a cut text may be cut as well
 
 
-class Windows(NamedTuple):
+@dataclass(frozen=True)
+class Windows:
     """Windows, and where they are from; of a single document each counts as a book of its own."""
 
     tokens: np.ndarray  # (n, length) int64

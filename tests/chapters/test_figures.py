@@ -27,6 +27,7 @@ def test_style_and_axes():
         plt.close(fig)
 
 
+@pytest.mark.slow
 def test_a_kernel_gives_the_same_svg_twice(monkeypatch):
     """Outlines, no font that a reader may lack, neither date nor random names, in any shell."""
     from nbclient import NotebookClient

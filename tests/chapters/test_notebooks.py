@@ -82,6 +82,7 @@ def test_cells_are_short_and_begin_with_a_title(notebook):
         assert max(map(len, lines)) <= CODE_WIDTH, cell.source
 
 
+@pytest.mark.slow
 def test_what_the_pages_fold_is_folded_in_jupyterlab_too(notebook, tmp_path):
     for cell in code_cells(notebook):
         folded = cell.metadata.get("jupyter", {}).get("source_hidden", False)

@@ -29,6 +29,7 @@ def here(project, monkeypatch):
     return project
 
 
+@pytest.mark.chapters
 def test_a_chapter_is_published_clean_and_then_checked(project):
     project.chapter("01_a", "import os, sys\nprint(os.getcwd(), object())", "print(windows)")
     project.chapter("02_b", "print(1)")
@@ -57,6 +58,7 @@ CLAIM = (
 )
 
 
+@pytest.mark.chapters
 def test_numbers_in_text_are_computed_where_they_stand(project):
     project.chapter("01_a", "share = 0.25", CLAIM, text=TEXT)
     assert project.l2m("run").returncode == 0
@@ -82,6 +84,7 @@ def test_numbers_in_text_are_computed_where_they_stand(project):
     assert f"cell {len(notebook.cells) - 1} shows {{eval}}`windows` and not its value" in said
 
 
+@pytest.mark.chapters
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -99,6 +102,7 @@ def test_a_number_that_did_not_compute_is_an_error_of_the_run(project, text, say
     assert "Traceback" not in done.stderr and project.files("book") == []
 
 
+@pytest.mark.chapters
 def test_other_parameters_go_elsewhere(project):
     project.chapter("01_a", "print(windows)")
     project.chapter("02_b", "print(windows + 1)")
@@ -133,6 +137,7 @@ def test_refused_before_anything_runs(here, capsys, arguments, says):
     assert here.files("notebooks") == ["notebooks/01_a.ipynb"] and here.files("book") == []
 
 
+@pytest.mark.chapters
 def test_papermill_alone_works_from_anywhere(project, tmp_path_factory):
     project.chapter("01_a", "print(windows)")
     folder = tmp_path_factory.mktemp("elsewhere")
@@ -146,7 +151,7 @@ def test_papermill_alone_works_from_anywhere(project, tmp_path_factory):
     assert "Unknown parameter 'window'" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.chapters
 def test_failures_are_short_and_leave_the_book_alone(project):
     project.chapter("01_a", "x = 0", "def f():\n    return 1 / x\n\nf()")
     project.chapter("02_b", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
@@ -176,6 +181,7 @@ SLOW = (
 )
 
 
+@pytest.mark.chapters
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_an_end_from_outside_leaves_the_book_alone_and_no_process(project, sent):
     project.chapter("01_slow", *SLOW)
@@ -201,7 +207,7 @@ def test_an_end_from_outside_leaves_the_book_alone_and_no_process(project, sent)
     assert not (project.root / "notebooks" / "ran").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.chapters
 def test_recording_marks_the_run(project):
     project.chapter(
         "01_a",

@@ -18,6 +18,7 @@ COLUMNS = {"aicc", "dim", "kl", "mi", "nll", "stderr", "vclub"}  # of the module
 MACHINE = re.compile(r"(/(home|Users|root|tmp|work)/|\\Users\\|site-packages|\.venv/)")
 
 
+@pytest.mark.chapters
 def test_every_executed_chapter_is_what_its_source_gives():
     assert check() == []
 

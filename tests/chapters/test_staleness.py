@@ -215,6 +215,7 @@ def test_the_house_imports_in_ways_that_are_followed():
             assert not re.match(r"\s*from (\.|l2m\S* import \*)", line), f"{path}: {line}"
 
 
+@pytest.mark.slow
 def test_check_says_what_changed(tmp_path):
     project = Project(tmp_path)
     package = project.root / "l2m"

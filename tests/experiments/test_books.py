@@ -152,6 +152,7 @@ def test_a_deadline_stops_and_the_curve_goes_on_unchanged(books, monkeypatch):
     np.testing.assert_array_equal(again.loc[steps, "watched"].dropna(), whole["watched"].dropna())
 
 
+@pytest.mark.slow
 def test_kill_and_resume_give_the_same_tables(books, file, tmp_path, monkeypatch):
     """The process dies without a word in the middle; the second one ends as if it had not."""
     run = small("mamba", books)

@@ -60,6 +60,7 @@ def names(folder):
     return sorted(file.name for file in folder.glob("shard-*"))
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_gives_the_same_bits(windows, tmp_path):
     folder = tmp_path / "killed"
     assert work(folder, after=2).returncode == -9  # before its second shard of three is in place
@@ -75,6 +76,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bits(windows, tmp_path):
         np.testing.assert_array_equal(resumed.shuffled[split], whole.shuffled[split])
 
 
+@pytest.mark.slow
 def test_processes_share_the_work(windows, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     done = work(tmp_path / "shared", launcher=launcher)

@@ -209,6 +209,7 @@ def test_chunks_of_positions_are_the_whole(monkeypatch):
     torch.testing.assert_close(layer(x, chunked), whole, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [64, 300])
 def test_tiles_of_flex_attention_see_the_same(length):
     """Not compiled, and on the CPU: the mask that a GPU takes, tile by tile."""

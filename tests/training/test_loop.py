@@ -204,6 +204,7 @@ def test_parts_of_a_batch_add_up_to_the_batch():
     np.testing.assert_allclose(parts.grad_norm, whole.grad_norm, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(

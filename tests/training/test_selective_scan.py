@@ -36,6 +36,7 @@ def run(scan, *inputs):
     return [y.detach(), *torch.autograd.grad(loss, inputs)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [(2, 64, 4, 16), (1, 70, 4, 4), (1, 5, 6, 3), (1, 9, 1, 64)],
@@ -57,6 +58,7 @@ def test_half_precision_rounds_only_inputs_and_outputs():
         assert (got.cpu() - expected).abs().max() < 2**-7 * expected.abs().max()
 
 
+@pytest.mark.slow
 def test_a_mamba_with_our_mixer_is_the_one_of_transformers(monkeypatch):
     monkeypatch.setattr(own_layers, "MAMBA_SSM", False)
     torch._dynamo.reset()
