@@ -100,6 +100,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default=None, choices=["cpu", "cuda"])
     parser.add_argument("--lengths", nargs="+", type=int, default=[4096, 16_384, 65_536])
+    parser.add_argument("--merges", nargs="+", default=["fixed", "content"])
     parser.add_argument("--seen", nargs="+", type=int, default=[2**k for k in range(10, 21, 2)])
     parser.add_argument("--tokens", type=int, default=65_536, help="a step")
     parser.add_argument("--heads", type=int, default=12)
@@ -114,23 +115,25 @@ def main():
     if args.small:
         args.lengths, args.seen, args.tokens = [256, 2048], [1024, 4096], 2048
         args.heads, args.head_dim, args.repeats = 2, 16, 2
-    tables = {"sequences": [], "one_token": []}
-    for length in args.lengths:
-        for way in WAYS:
-            tables["sequences"].append(sequences(way, length, args))
-            if len(tables["sequences"]) == 1:
-                shown({name: name for name in tables["sequences"][0]})
-            shown(tables["sequences"][-1])
+    tables = {"one_token": [], "sequences": []}
+    about = {"device": device_name(args.device), "torch": torch.__version__}
+
+    def keep(table, row):
+        if not tables[table]:
+            shown({name: name for name in row})
+        tables[table].append(row)
+        shown(row)
+        if args.record:  # what is cut short is kept
+            record(f"power_attention-{args.device}", about | {"settings": vars(args)} | tables)
+
     for seen in args.seen:
         for way in WAYS:
             if way[2] == "content" or way[0] == "full":
-                tables["one_token"].append(one_token(way, seen - args.repeats - 4, args))
-                if len(tables["one_token"]) == 1:
-                    shown({name: name for name in tables["one_token"][0]})
-                shown(tables["one_token"][-1])
-    if args.record:
-        about = {"device": device_name(args.device), "torch": torch.__version__}
-        record(f"power_attention-{args.device}", about | {"settings": vars(args)} | tables)
+                keep("one_token", one_token(way, seen - args.repeats - 4, args))
+    for length in args.lengths:
+        for way in WAYS:
+            if way[2] in args.merges:
+                keep("sequences", sequences(way, length, args))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from l2m.experiments.position_losses import block_edges, block_means
-from l2m.experiments.runs import Experiment, Run, grids_of, main_process
+from l2m.experiments.runs import POWER, Experiment, Run, given, grids_of, main_process
 from l2m.files import digest, write_atomic
 from l2m.information.bipartite import window_terms
 from l2m.language_models import models
@@ -29,6 +29,7 @@ from l2m.text.token_files import TokenFile
 TOKENS = 1 << 15  # evaluated at once
 WATCHED = 1 << 17  # held-out tokens looked at while training
 SPARE = 60  # seconds of a deadline that a run keeps back for evaluating
+LATER = ("positions", *POWER)  # fields of a run that the first recorded ones had not
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,11 @@ def on_device(tokens: np.ndarray, device) -> tuple:
 
 @dataclass(frozen=True)
 class BookRun(Run):
-    """One language model, how long it is trained, and on what books."""
+    """One language model, how long it is trained, and on what books.
+
+    `state` is d_state of a Mamba, `positions` are of a GPT-2, the fields from `s` on of power
+    attention (`build_model`).
+    """
 
     family: str
     layers: int
@@ -128,12 +133,21 @@ class BookRun(Run):
     gradient_accumulation_steps: int = 1
     seed: int = 0
     books: Books = field(default_factory=Books)
+    positions: str | None = None
+    s: float | None = None
+    slots: float | None = None
+    base: int | None = None
+    attention_window: int | None = None
+    merge: str | None = None
+    heads: int | None = None
+    head_dim: int | None = None
 
     chapter = "07_books"
 
     def about(self) -> dict:
         """Its fields without its books, by the names that results are recorded under."""
-        return {key: value for key, value in super().about().items() if key != "books"}
+        fields = given(super().about(), LATER)
+        return {key: value for key, value in fields.items() if key != "books"}
 
     def identity(self) -> dict:
         """All that its numbers depend on; in how many parts a batch is processed is not."""
@@ -143,11 +157,16 @@ class BookRun(Run):
     @property
     def title(self) -> str:
         """Such as mamba-24x768-4096, or mamba-16x512-s64-4096 with a state of its own."""
-        state = f"-s{self.state}" if self.state else ""
-        seed = f"-seed{self.seed}" if self.seed else ""
-        return f"{self.family}-{self.layers}x{self.width}{state}-{self.length}{seed}"
-
-    name = title  # within a grid there is no other of that title
+        parts = [self.family, f"{self.layers}x{self.width}"]
+        parts += [f"s{self.state}"] if self.state else []
+        parts += [self.positions] if self.positions else []
+        parts += [f"s{self.s:g}"] if self.s is not None else []
+        parts += [f"c{self.slots:g}"] if self.slots is not None else []
+        parts += [self.merge] if self.merge else []
+        parts += [f"window{self.attention_window}"] if self.attention_window else []
+        parts += [str(self.length)]
+        parts += [f"seed{self.seed}"] if self.seed else []
+        return "-".join(parts)
 
     @property
     def steps(self) -> int:
@@ -157,7 +176,8 @@ class BookRun(Run):
         """The model with its first weights."""
         from l2m.training.networks import build_model
 
-        sizes = {key: getattr(self, key) for key in ("length", "layers", "width", "state", "seed")}
+        named = ("length", "layers", "width", "state", "positions", "seed", *POWER)
+        sizes = {key: getattr(self, key) for key in named}
         return build_model(self.family, vocab_size=vocab_size, **sizes)
 
     def train(self, deadline=inf, progress=True):

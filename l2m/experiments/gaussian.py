@@ -16,13 +16,12 @@ import pandas as pd
 from scipy.stats import sem
 
 from l2m.experiments.position_losses import block_edges, block_means
-from l2m.experiments.runs import Experiment, Run, grids_of
+from l2m.experiments.runs import POWER, Experiment, Run, given, grids_of
 from l2m.language_models.models import default_device
 from l2m.memory.history_state import history_state_dim
 from l2m.sources.gaussian import GaussianFamily
 from l2m.sources.gaussian_cuts import CutFamily
 
-POWER = ("s", "slots", "base", "attention_window", "merge", "heads", "head_dim")
 LATER = ("offset", *POWER)  # fields of a run that the first recorded ones had not
 
 
@@ -146,7 +145,7 @@ class GaussianRun(Run):
 
     def about(self) -> dict:
         """Its fields; of those that were not there when the first runs were recorded, the given."""
-        return _given(super().about())
+        return given(super().about(), LATER)
 
     @property
     def levels(self) -> int:
@@ -209,7 +208,7 @@ class GaussianRun(Run):
         n = self.held_out // (size * self.length)
         batches = [task.held_out(i, size, device) for i in range(n)]
         kl = evaluate_positions(model, task, batches, precision="fp32")
-        row = _given(asdict(self)) | {
+        row = given(asdict(self), LATER) | {
             "parameters": sum(p.numel() for p in model.parameters()),
             "dim_z": history_state_dim(model.config, half),
             "mi": self.copies * task.family.bipartite_mi(half),
@@ -258,11 +257,6 @@ def thin_curve(curve, n=80) -> pd.DataFrame:
     """Mean of a learning curve over about n blocks of steps, wider by the logarithm."""
     block = np.floor(n * np.log1p(curve["step"]) / np.log1p(curve["step"].max()))
     return curve.groupby(block, as_index=False).mean()
-
-
-def _given(fields: dict) -> dict:
-    """Without those of `LATER` that are None."""
-    return {key: value for key, value in fields.items() if key not in LATER or value is not None}
 
 
 def _params(grid, runs) -> dict:

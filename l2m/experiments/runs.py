@@ -33,6 +33,8 @@ RECORDED_AS = {
     "warmup_steps": "warmup",
     "gradient_accumulation_steps": "accumulate",
 }
+# Fields of runs of power attention, as `build_model` calls them.
+POWER = ("s", "slots", "base", "attention_window", "merge", "heads", "head_dim")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +105,11 @@ class Run:
         """One of its tables, with a column `run`; DamagedFile if it is not what it was."""
         opened(self.folder, SCHEMA, CURE)
         return pd.read_parquet(self.folder / f"{name}.parquet").assign(run=self.name)
+
+
+def given(fields: dict, later: tuple[str, ...]) -> dict:
+    """Fields of a run without those of `later`, which the first recorded ones had not, if None."""
+    return {key: value for key, value in fields.items() if key not in later or value is not None}
 
 
 def grids_of(experiment: str, make: Callable) -> dict[str, list[Run]]:
