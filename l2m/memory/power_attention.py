@@ -142,18 +142,21 @@ class ContentMerge(nn.Module):
 
     def __init__(self, heads: int, head_dim: int, level: Level):
         super().__init__()
-        self.level, self.scale = level, head_dim**-0.5
+        self.level = level
         self.query = nn.Parameter(torch.zeros(heads, level.slots, head_dim))
         self.gamma = nn.Parameter(torch.full((heads, 1, 1), GAMMA))
 
     def forward(self, x):
-        """As in `FixedMerge`."""
+        """As in `FixedMerge`.
+
+        An operator of torch, not products and a softmax: of these torch 2.11 compiled wrong ones.
+        """
         near = self.gamma * nearness(self.level, x.device)  # (heads, slots, children)
-        score = self.query[:, None] @ x.chunk(2, 2)[0] * self.scale
-        score = score.unflatten(-1, (-1, self.level.children))  # (heads, B, slots, n, children)
-        weight = (score + near[:, None, :, None]).softmax(-1).to(x.dtype)
-        children = x.unflatten(-1, (-1, self.level.children))
-        return torch.einsum("hbcni,hbsni->hbcns", children, weight).flatten(-2)
+        blocks = x.unflatten(-1, (-1, self.level.children)).permute(1, 3, 0, 4, 2).flatten(0, 1)
+        query = self.query.to(x.dtype).expand(len(blocks), -1, -1, -1)
+        keys = blocks[..., : query.shape[-1]]  # of the children, (B·n, heads, children, head_dim)
+        slots = scaled_dot_product_attention(query, keys, blocks, attn_mask=near.to(x.dtype))
+        return slots.unflatten(0, (x.shape[1], -1)).permute(2, 0, 4, 1, 3).flatten(-2)
 
 
 def nearness(level: Level, device=None):

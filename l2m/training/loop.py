@@ -82,8 +82,9 @@ def train(
     device, tokens, tokens_per_second and model_flops_share (None for a card that is not known).
 
     Raises ModuleNotFoundError if a Mamba is to train on a GPU without its kernels; RuntimeError if
-    the folder holds another run's checkpoints, or the loss stops being a number; TypeError if there
-    is a folder, but the task has no `about`; ValueError if the batch does not divide among
+    the folder holds another run's checkpoints, compiled layers give other numbers than plain ones,
+    or the loss stops being a number; TypeError if there is a folder, but the task has no `about`;
+    ValueError if the batch does not divide among
     processes and parts, or there can be no graph.
     """
     device = torch.device(device or default_device())
@@ -106,6 +107,8 @@ def train(
         acceleration.prepared(model, config.compile),
     ):
         graph = config.graph and start < config.steps
+        if config.compile and start < config.steps:
+            run.require_same(start)
         advance = acceleration.graphed(run, start) if graph else run.advance
         for done in range(start + 1, config.steps + 1):
             rate = run.set_rate(done - 1)
@@ -183,6 +186,25 @@ class _Run:
         if update:
             self.optimiser.step()
         return total, norm
+
+    def require_same(self, step):
+        """RuntimeError if a step's loss or gradient is another with compiled layers than without.
+
+        Compilers err (see `ContentMerge`). Without, the batch is done in parts, in little memory.
+        """
+        batches, found = self.batches(step), []
+        parts = math.gcd(self.share, 8)
+        plain = [p for batch in batches for p in zip(*(t.chunk(parts) for t in batch), strict=True)]
+        for stance, some in (("force_eager", plain), ("default", batches)):
+            with torch.compiler.set_stance(stance):
+                found.append([float(x) for x in self.step_on(some, update=False)])
+        error = {"fp32": (0.001, 0.02), "bf16": (0.01, 0.1)}[self.config.precision]  # fp32: TF32
+        for what, a, b, most in zip(("loss", "gradient's norm"), *found, error, strict=True):
+            if not abs(a - b) <= most * abs(a):
+                raise RuntimeError(
+                    f"compiled layers give a {what} of {b:.4g}, plain ones {a:.4g}: "
+                    "the compiler errs; train with compile=False, or another torch"
+                )
 
     def set_rate(self, step) -> float:
         rate = self.config.rate_at(step)

@@ -247,6 +247,25 @@ def test_bad_settings_are_named(change, message):
         train(small("gpt2"), Copying(), config, device="cpu", progress=False)
 
 
+@pytest.mark.parametrize("fault", [1.0, 1.5, float("nan")])
+def test_a_compiler_that_errs_is_found_before_the_first_step(fault):
+    model = small("gpt2")
+    layer = model.transformer.h[0]
+    layer.mlp.register_forward_hook(
+        lambda module, inputs, out: out * fault if torch.compiler.is_compiling() else None
+    )
+    layer.compile = lambda: torch.nn.Module.compile(layer, backend="eager")
+    model.transformer.h[1].compile = lambda: None
+    config, before = Training(**{**vars(CONFIG), "compile": True}), layer.mlp.c_fc.weight.clone()
+    if fault == 1.0:
+        train(model, Copying(), config, device="cpu", progress=False)
+        assert not torch.equal(layer.mlp.c_fc.weight, before)
+        return
+    with pytest.raises(RuntimeError, match="the compiler errs; train with compile=False"):
+        train(model, Copying(), config, device="cpu", progress=False)
+    assert torch.equal(layer.mlp.c_fc.weight, before)
+
+
 def test_a_mamba_without_kernels_is_refused_on_a_gpu(monkeypatch):
     monkeypatch.setattr(networks.importlib.util, "find_spec", lambda name: name == "triton" or None)
     networks.require_kernels(small("gpt2"))
