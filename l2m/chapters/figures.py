@@ -36,7 +36,7 @@ def log_axes(ax, xlabel, ylabel, ylog=True):
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_locator(LogLocator(base=2, numticks=9))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter("{x:,g}")
+    ax.xaxis.set_major_formatter("{x:,.10g}")
     if ylog:
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(_plain_or_power)

@@ -29,6 +29,7 @@ from math import inf, log
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad, scaled_dot_product_attention
 
@@ -38,6 +39,8 @@ CHUNK = 1024  # positions that are masked at once, where there is no FlexAttenti
 TILE = 128  # of FlexAttention
 THETA = 10_000.0  # of rotary positions
 GROUP = 16  # tokens, at most, whose levels of fixed maps are merged by one product
+# Of one token more: cuDNN's kernel would be prepared anew for every length, which takes 40 ms.
+STEP = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 GAMMA = 4.0  # where training starts: a slot is merged from what lies under it, more or less
 
 
@@ -287,9 +290,9 @@ class PowerAttention(nn.Module):
         q = rotate(q, *turn(torch.tensor([seen - 1.0], device=x.device), self.head_dim))
         turned = turn(torch.cat(places), self.head_dim)
         mask = torch.cat(weights)[None] if self.levels else None  # without one it is faster
-        out = self._attended(
-            q, parts, turned, partial(scaled_dot_product_attention, attn_mask=mask)
-        )
+        attention = partial(scaled_dot_product_attention, attn_mask=mask)
+        with sdpa_kernel(STEP):
+            out = self._attended(q, parts, turned, attention)
         for i, (level, merger) in enumerate(zip(self.levels, self.mergers, strict=True)):
             whole = (self._firsts(seen + 1)[i] - firsts[i]) // level.size * level.children
             if whole:  # blocks of this level, that no position will see in parts any more

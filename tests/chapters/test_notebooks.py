@@ -195,7 +195,7 @@ def test_on_a_site_with_a_repository_it_says_the_address():
 
 def test_every_claim_of_the_paper_is_answered():
     sources = "".join(path.read_text(encoding="utf-8") for path in NOTEBOOKS)
-    assert set(re.findall(r'\\"(C\d+)\\"', sources)) >= set(CLAIMS)
+    assert set(re.findall(r'\\"([CN]\d+)\\"', sources)) >= set(CLAIMS)
 
 
 def test_there_are_chapters():
