@@ -62,7 +62,8 @@ def bipartite_mi(scores, estimator="direct", *, groups=None, ratio=None, **how) 
 
     `groups`, (n,), is the book of each window; by default that of the scores. Windows of a book are
     not independent, so the standard error is one of books (clusters). `range(n)`, and scores that
-    know of no books, give the authors' std/√n. Others, and errors, as of `window_mi`.
+    know of no books, give the authors' std/√n. Others, and errors, as of `window_mi`, whose
+    `clustered_covariance` says how the estimates at different lengths go together.
     """
     terms, ratio = _terms(scores, ratio)
     values = window_mi(terms, estimator, ratio=ratio, **how)

@@ -1,4 +1,4 @@
-"""Standard errors and resamples of means over rows that go together in groups: windows of books.
+"""Errors, covariances and resamples of means over rows that go together: windows of books.
 
 Windows of one book resemble each other, so what is independent, and drawn anew, is the book. Rows
 may have weights; a row may also be the mean of a whole group, weighted by its size.
@@ -16,11 +16,17 @@ def clustered_stderr(values, groups=None, weights=None) -> np.ndarray:
     The square root of g/(g−1) Σ_groups (Σ_rows w · residual)² / (Σ w)² (Liang and Zeger), NaN for
     a single group. Without `groups` and `weights`, (n,), rows are independent, and count alike.
     """
-    values, weights, member, g = _checked(values, groups, weights)
-    if g < 2:
-        return np.full(values.shape[1], np.nan)
-    residual = (values - weights @ values / weights.sum()) * weights[:, None]
-    return np.sqrt(g / (g - 1) * (_sums(residual, member, g) ** 2).sum(0)) / weights.sum()
+    return np.sqrt((_deviations(values, groups, weights) ** 2).sum(0))
+
+
+def clustered_covariance(values, groups=None, weights=None) -> np.ndarray:
+    """Covariance (k, k) of the means of k columns over rows (n, k), as of `clustered_stderr`.
+
+    For g normal, equally large groups it is a Wishart matrix of g − 1 degrees of freedom, so that
+    it has no inverse unless g > k. The diagonal is the square of the standard error.
+    """
+    deviations = _deviations(values, groups, weights)
+    return deviations.T @ deviations
 
 
 def resampled_means(values, groups=None, n=1000, seed=0, weights=None) -> np.ndarray:
@@ -57,6 +63,18 @@ def _checked(values, groups, weights):
     values = np.asarray(values, dtype=float)
     weights = np.ones(len(values)) if weights is None else np.asarray(weights, float)
     return values, weights, *members(groups, len(values))
+
+
+def _deviations(values, groups, weights) -> np.ndarray:
+    """What each group adds to the error of the means, (g, k): its products sum to the covariance.
+
+    NaN for a single group.
+    """
+    values, weights, member, g = _checked(values, groups, weights)
+    if g < 2:
+        return np.full((1, values.shape[1]), np.nan)
+    residual = (values - weights @ values / weights.sum()) * weights[:, None]
+    return np.sqrt(g / (g - 1)) * _sums(residual, member, g) / weights.sum()
 
 
 def _sums(values: np.ndarray, member: np.ndarray, g: int) -> np.ndarray:

@@ -3,10 +3,12 @@
 The paper's two laws are powers: I_BP(L/2; L) = A·L^β and I_TP(d) = A·d^{−α} (its Secs. 3-4), the
 second seen through a constant bias C (its Sec. B.VII). All is fitted to log y: errors of a mutual
 information are closer to relative than to absolute ones. Intervals of `fit_power_law` take the
-points as independent; values measured on the same windows are not: use `bootstrap_power_law`.
+points as independent; values measured on the same windows are not: `bootstrap_power_law` gives
+their intervals, and `compare_laws` uses their covariance.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -43,6 +45,7 @@ def fit_power_law(x, y, stderr=None, offset=False):
     ValueError for values that are not positive and finite, or too few points: 3, or 4 with C.
     """
     x, y, weight = _checked(x, y, stderr, at_least=4 if offset else 3)
+    weight = np.diag(weight)
     theta = _solve_offset(x, y, weight) if offset else _solve(x, y, weight)
     error = _standard_errors(theta, x, y, weight)
     return _power_law(theta, error, len(x) - len(theta), y.min())
@@ -78,7 +81,7 @@ def bootstrap_power_law(x, values, groups=None, n_boot=1000, seed=0):
     return _power_law(_solve(x, mean), error, n_groups - 1, mean.min())
 
 
-def compare_laws(x, y, stderr=None):
+def compare_laws(x, y, stderr=None, *, covariance=None, groups=None):
     """Set three laws side by side on the same data, all fitted to log y.
 
     ``power`` is A·x^b, ``power+constant`` is A·x^b + C with C ≥ 0, ``logarithm`` is A·log x + C.
@@ -87,25 +90,45 @@ def compare_laws(x, y, stderr=None):
     prediction_error``. `aicc` is Akaike's criterion corrected for few points (lower is better;
     `delta_aicc` counts from the best), `prediction_error` the root-mean-square of log(prediction/y)
     on the longest third of the x when the law is fitted to the others.
+
+    With the `covariance` of y, (n, n), in place of `stderr`, the fits are generalised least squares
+    and may have C < 0; ``chi2, dof, p`` stand in place of the two of Akaike. `chi2` is the smallest
+    r' S⁻¹ r of the residuals r and the covariance S of log y, S_ij = covariance_ij / (y_i y_j). `p`
+    is the probability of one as large if the law is true. For a `clustered_covariance` say of how
+    many `groups`: chi2 is then Hotelling's T² of m = dof contrasts, and (ν − m + 1)/(ν m) · T² has
+    the F distribution with m and ν − m + 1 degrees of freedom, ν = groups − 1
+    ({cite:t}`rao1959`; exact for normal groups of one size and a law linear in its parameters).
+    Without `groups` the covariance counts as known, and `p` is of χ². ValueError for a covariance
+    that is not positive definite, as when there are no more groups than points: along what groups
+    do not span no error is known, so a pseudo-inverse would leave out misfits or make them certain.
     """
     x, y, weight = _checked(x, y, stderr, at_least=6)
     order = np.argsort(x)
-    x, y, weight = x[order], y[order], weight[order]
+    x, y, weight = x[order], y[order], np.diag(weight[order])
+    if covariance is not None:
+        covariance = np.asarray(covariance, float)
+        if covariance.shape != weight.shape:
+            raise ValueError(f"covariance must be {weight.shape}, not {covariance.shape}.")
+        weight = _whitening(covariance[np.ix_(order, order)] / np.outer(y, y))
     known = len(x) - len(x) // 3
+    corner = weight[:known, :known]  # of a triangular matrix: the weight of the shorter x alone
     rows = []
     for law, (solve, log_law) in _LAWS.items():
-        theta = solve(x, y, weight)
-        short = solve(x[:known], y[:known], weight[:known])
-        residual = (log_law(theta, x) - np.log(y)) * weight
+        if covariance is not None and law == "power+constant":
+            solve = partial(solve, lowest=-np.inf)
+        theta, short = solve(x, y, weight), solve(x[:known], y[:known], corner)
+        square = np.sum((weight @ (log_law(theta, x) - np.log(y))) ** 2)
         miss = log_law(short, x[known:]) - np.log(y[known:])
-        n, k = len(x), len(theta) + 1  # k parameters, the scale of the noise among them
-        spread = max(np.mean(residual**2), np.finfo(float).eps ** 2)  # an exact fit must not be −∞
-        aicc = n * np.log(spread) + (2 * k + 2 * k * (k + 1) / (n - k - 1))
         a, b, c = (theta[0], np.nan, theta[1]) if law == "logarithm" else _parameters(theta)
-        rows.append([law, a, b, c, aicc, np.sqrt(np.mean(miss**2))])
-    columns = ["law", "amplitude", "exponent", "offset", "aicc", "prediction_error"]
-    table = pd.DataFrame(rows, columns=columns)
-    table.insert(5, "delta_aicc", table.aicc - table.aicc.min())
+        if covariance is None:
+            judged = {"aicc": _aicc(square, len(x), len(theta) + 1), "delta_aicc": 0.0}
+        else:
+            judged = _chi_square(square, len(x) - len(theta), groups)
+        error = {"prediction_error": np.sqrt(np.mean(miss**2))}
+        rows.append({"law": law, "amplitude": a, "exponent": b, "offset": c} | judged | error)
+    table = pd.DataFrame(rows)
+    if covariance is None:
+        table["delta_aicc"] = table.aicc - table.aicc.min()
     return table
 
 
@@ -118,6 +141,31 @@ def local_exponent(x, y):
     if np.any(np.diff(x) <= 0):
         raise ValueError("x must increase from point to point: sort the points and merge equal x.")
     return np.gradient(np.log(y), np.log(x))
+
+
+def _aicc(square, n, k):
+    """Akaike's corrected criterion, of k parameters, the scale of the noise among them."""
+    spread = max(square / n, np.finfo(float).eps ** 2)  # an exact fit must not be −∞
+    return n * np.log(spread) + (2 * k + 2 * k * (k + 1) / (n - k - 1))
+
+
+def _chi_square(square, dof, groups):
+    """χ², its degrees of freedom, and p; that of Hotelling's T² for a covariance of groups."""
+    p = stats.chi2.sf(square, dof)
+    if groups is not None:
+        rest = groups - dof
+        p = stats.f.sf(square * rest / ((groups - 1) * dof), dof, rest)
+    return {"chi2": square, "dof": dof, "p": p}
+
+
+def _whitening(covariance):
+    """The triangular W with W S W' = 1 for a covariance S, or a ValueError."""
+    values = np.linalg.eigvalsh(covariance)
+    if not (np.allclose(covariance, covariance.T) and values[0] > 1e-12 * values[-1]):
+        why = "a covariance from groups is singular unless there are more groups than points"
+        cure = "measure more groups, or leave points out"
+        raise ValueError(f"covariance must be symmetric and positive definite ({why}: {cure}).")
+    return np.linalg.inv(np.linalg.cholesky(covariance))
 
 
 def _parameters(theta):
@@ -158,15 +206,20 @@ def _checked(x, y, stderr, at_least):
 
 def _solve(x, y, weight=None):
     """(log A, b) of the straight line through (log x, log y); y may be (n,) or (n, fits)."""
-    slope, intercept = np.polyfit(np.log(x), np.log(y), 1, w=weight)
-    return np.array([intercept, slope])
+    line, log_y = np.stack([np.ones(len(x)), np.log(x)], axis=1), np.log(y)
+    if weight is not None:
+        line, log_y = weight @ line, weight @ log_y
+    return np.linalg.lstsq(line, log_y)[0]
 
 
 def _log_power(theta, x):
-    """log(A·x^b + C), also for the two-parameter law."""
+    """log(A·x^b + C), also of two parameters; a tiny value for none makes the miss count."""
+    power = theta[0] + theta[1] * np.log(x)
     offset = theta[2] if len(theta) == 3 else 0.0
-    with np.errstate(divide="ignore"):
-        return np.logaddexp(theta[0] + theta[1] * np.log(x), np.log(offset))
+    with np.errstate(divide="ignore", over="ignore"):
+        if offset < 0:
+            return power + np.log1p(np.maximum(offset * np.exp(-power), -1 + 1e-12))
+        return np.logaddexp(power, np.log(offset))
 
 
 def _jacobian(theta, x):
@@ -176,16 +229,17 @@ def _jacobian(theta, x):
     return np.stack([share, share * np.log(x), 1 / total], axis=1)[:, : len(theta)]
 
 
-def _solve_offset(x, y, weight):
-    """(log A, b, C): the best of several starts, as the sum of squares has more than one valley."""
+def _solve_offset(x, y, weight, lowest=0.0):
+    """(log A, b, C ≥ lowest): the best of several starts, as there are several valleys."""
     floor = y.min()
-    offsets = [f * floor * 0.999 for f in (0.0, 0.3, 0.6, 0.9, 0.99)]
+    shares = (0.0, 0.3, 0.6, 0.9, 0.99) if lowest == 0 else (-3.0, -1.0, 0.0, 0.3, 0.9)
+    offsets = [f * floor * 0.999 for f in shares]
     fits = [
         optimize.least_squares(
-            lambda t: (_log_power(t, x) - np.log(y)) * weight,
+            lambda t: weight @ (_log_power(t, x) - np.log(y)),
             np.append(_solve(x, y - offset), offset),
-            jac=lambda t: _jacobian(t, x) * weight[:, None],
-            bounds=([-np.inf, -np.inf, 0], [np.inf, np.inf, floor]),
+            jac=lambda t: weight @ _jacobian(t, x),
+            bounds=([-np.inf, -np.inf, lowest], [np.inf, np.inf, floor]),
             x_scale=(1, 1, floor),
         )
         for offset in offsets
@@ -194,9 +248,17 @@ def _solve_offset(x, y, weight):
 
 
 def _solve_logarithm(x, y, weight):
-    """(A, C) of A·log x + C, on log residuals; started from the straight line in log x."""
-    start = np.polyfit(np.log(x), y, 1, w=weight / y)
-    return optimize.least_squares(lambda t: (_log_logarithm(t, x) - np.log(y)) * weight, start).x
+    """(A, C) of A·log x + C, on log residuals: from the straight line in log x, and a chord."""
+    ends = [x.argmin(), x.argmax()]
+    starts = (
+        np.polyfit(np.log(x), y, 1, w=weight.diagonal() / y),
+        np.polyfit(np.log(x[ends]), y[ends], 1),  # positive at every x
+    )
+    fits = [
+        optimize.least_squares(lambda t: weight @ (_log_logarithm(t, x) - np.log(y)), start)
+        for start in starts
+    ]
+    return min(fits, key=lambda fit: fit.cost).x
 
 
 def _log_logarithm(theta, x):
@@ -213,8 +275,8 @@ _LAWS = {
 
 def _standard_errors(theta, x, y, weight):
     """Of the fitted parameters, from the Jacobian and the residuals; infinite if undetermined."""
-    jacobian = _jacobian(theta, x) * weight[:, None]
-    residual = (_log_power(theta, x) - np.log(y)) * weight
+    jacobian = weight @ _jacobian(theta, x)
+    residual = weight @ (_log_power(theta, x) - np.log(y))
     scale = np.linalg.norm(jacobian, axis=0)  # parameters have different units
     gram = (jacobian / scale).T @ (jacobian / scale)
     if np.linalg.cond(gram) > 1e13:

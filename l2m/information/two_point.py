@@ -26,7 +26,7 @@ def two_point_mi(
 
     I = H(first) + H(second) − H(pair), each entropy estimated by `method` from the pairs at that
     distance, both tokens in one document. (The paper takes twice the entropy of all single tokens,
-    which is the same where documents are much longer than the distance.) Returns a DataFrame
+    which is the same where distances are next to nothing beside the documents.) Returns a DataFrame
     `distance, pairs, mi, null, mi_corrected` in nats; the last is `mi − null`, NaN without a null.
 
     `documents` are token ids, one integer array each; memory-mapped ones are read in pieces.

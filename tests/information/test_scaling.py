@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
+from l2m.information.resampling import clustered_covariance
 from l2m.information.scaling import bootstrap_power_law, compare_laws, fit_power_law, local_exponent
 
 X = 2.0 ** np.arange(1, 12)
@@ -44,8 +46,6 @@ def test_fit_scales_with_its_units(amplitude, exponent, seed, unit):
 
 
 def test_agrees_with_textbook_regression():
-    from scipy import stats
-
     y = 2.27 * X**0.76 * np.exp(0.1 * np.random.default_rng(0).normal(size=X.size))
     line = stats.linregress(np.log(X), np.log(y))
     law = fit_power_law(X, y)
@@ -147,6 +147,76 @@ def test_prediction_uses_only_the_short_lengths():
     y[-3:] *= 2  # the longest third (3 of 11) breaks away by log 2
     power = compare_laws(X, y).set_index("law").loc["power"]
     assert power.prediction_error == pytest.approx(np.log(2))
+
+
+def correlated(curve, n_books, rng):
+    """Estimates of a curve from books: neighbouring points err alike, the covariance, the books."""
+    noise = 0.02 * np.cumsum(rng.normal(size=(n_books, X.size)), axis=1)
+    values = curve * (1 + noise)
+    how = {"covariance": clustered_covariance(values), "groups": n_books}
+    return values.mean(axis=0), how
+
+
+def test_generalised_least_squares_is_the_textbook_one():
+    y, how = correlated(2 * X**0.5, 30, np.random.default_rng(0))
+    power = compare_laws(X, y, **how).set_index("law").loc["power"]
+    precision = np.linalg.inv(how["covariance"] / np.outer(y, y))
+    line = np.stack([np.ones_like(X), np.log(X)], axis=1)
+    theta = np.linalg.solve(line.T @ precision @ line, line.T @ precision @ np.log(y))
+    residual = np.log(y) - line @ theta
+    assert power.chi2 == pytest.approx(residual @ precision @ residual)
+    assert (np.log(power.amplitude), power.exponent) == pytest.approx(tuple(theta))
+    assert power.dof == X.size - 2
+
+
+def test_independent_errors_are_a_diagonal_covariance():
+    y = (1.5 + 0.8 * np.log(X)) * NOISE
+    stderr = np.linspace(0.1, 0.3, X.size)
+    weighted = compare_laws(X, y, stderr).set_index("law").drop("power+constant")
+    squares = compare_laws(X, y, covariance=np.diag(stderr**2)).set_index("law")
+    same = ["amplitude", "exponent", "offset", "prediction_error"]
+    np.testing.assert_allclose(squares.loc[weighted.index, same], weighted[same], rtol=1e-4)
+    shuffle = np.random.default_rng(0).permutation(X.size)
+    covariance = np.diag(stderr[shuffle] ** 2)
+    again = compare_laws(X[shuffle], y[shuffle], covariance=covariance).set_index("law")
+    np.testing.assert_allclose(again.chi2, squares.chi2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("offset", [-2.0, -0.5, 0.0, 3.0])
+def test_a_constant_of_either_sign_is_recovered(offset):
+    y = 2 * X**0.5 + offset
+    fitted = compare_laws(X, y, covariance=np.diag(y**2) / 1e4).set_index("law")
+    found = fitted.loc["power+constant", ["amplitude", "exponent", "offset"]].astype(float)
+    np.testing.assert_allclose(found, [2, 0.5, offset], atol=1e-3)
+    assert fitted.chi2["logarithm"] > 1 > fitted.chi2["power+constant"]
+
+
+def test_a_true_law_is_refused_as_often_as_p_says():
+    """With few books the inverse of a covariance is too large, and χ² refuses true laws."""
+    rng, p, naive = np.random.default_rng(5), [], []
+    for _ in range(150):
+        y, how = correlated(2 * X**0.5, 14, rng)
+        law = compare_laws(X, y, **how).set_index("law").loc["power"]
+        p.append(law.p)
+        naive.append(stats.chi2.sf(law.chi2, law.dof))
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+    assert np.mean(np.array(p) < 0.05) < 0.1 < np.mean(np.array(naive) < 0.05)
+
+
+def test_a_false_law_is_refused():
+    y, how = correlated(2 * X**0.5 - 1.5, 40, np.random.default_rng(6))
+    p = compare_laws(X, y, **how).set_index("law").p
+    assert p["power+constant"] > 0.05 and max(p["power"], p["logarithm"]) < 1e-6
+
+
+def test_a_covariance_without_an_inverse_is_refused():
+    y, how = correlated(2 * X**0.5, X.size, np.random.default_rng(7))  # rank 10 of 11
+    with pytest.raises(ValueError, match="measure more groups, or leave points out"):
+        compare_laws(X, y, **how)
+    with pytest.raises(ValueError, match="symmetric and positive definite"):
+        compare_laws(X, y, covariance=-np.eye(X.size))
+    with pytest.raises(ValueError, match=r"covariance must be \(11, 11\), not \(2, 2\)"):
+        compare_laws(X, y, covariance=np.eye(2))
 
 
 def test_local_exponent():
