@@ -187,7 +187,7 @@ def test_tables_of_all_runs_are_gathered_and_recorded(books, monkeypatch):
     runs = [small(family, books) for family in ("gpt2", "mamba")]
     monkeypatch.setitem(EXPERIMENT.grids, "test", runs)
     tables = EXPERIMENT.gather("test")
-    assert tables["runs"]["run"].tolist() == ["gpt2-2x32-16", "mamba-2x32-16"]
+    assert tables["runs"]["run"].tolist() == [run.name for run in runs]
     config = json.loads(tables["runs"]["config"][1])
     assert config["model_type"] == "mamba" and tables["runs"]["weights"][1] > 1024 * 32
     for name in ("metrics", "positions", "terms"):
@@ -205,11 +205,14 @@ def test_tables_of_all_runs_are_gathered_and_recorded(books, monkeypatch):
     pd.testing.assert_frame_equal(again["positions"], tables["positions"])
 
 
-@pytest.mark.parametrize("grid", ["book", "states"])
-def test_what_is_recorded_is_found(monkeypatch, grid):
+@pytest.mark.parametrize(
+    ("grid", "called"), [("book", "title"), ("states", "title"), ("just_enough", "name")]
+)
+def test_what_is_recorded_is_found(monkeypatch, grid, called):
     monkeypatch.setattr(BookRun, "carry_out", None)
     tables = EXPERIMENT.gather(grid)
-    assert set(tables["positions"]["run"]) == {run.name for run in EXPERIMENT.runs(grid)}
+    names = {getattr(run, called) for run in EXPERIMENT.runs(grid)}  # the first had no digests
+    assert set(tables["positions"]["run"]) == names
     assert "learning_rate" in tables["runs"]
 
 
