@@ -162,6 +162,9 @@ def measure(
     dtype: Annotated[Dtype, _option(help="Of the model; by default bfloat16.")] = None,
     seed: Annotated[Count, _count("Of windows and partners; by default 0.")] = None,
     documents: Annotated[Count, _count("Read so many of the corpus; by default all.")] = None,
+    warm: Annotated[
+        Text, _option(metavar="C,C", help="Price Y also after c tokens of another book.")
+    ] = None,
     record: Record = False,
 ) -> None:
     """Measure a corpus under a language model.

@@ -39,6 +39,7 @@ def measure(
     dtype: str = "bfloat16",
     seed: int = 0,
     documents: int = 0,
+    warm: str = "",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score windows of a corpus, or read what was recorded under `name` for these parameters.
 
@@ -50,9 +51,12 @@ def measure(
     `ratio` is the largest r = L/ℓ: continuations are cut at the window's end. For vCLUB each window
     borrows the continuations of so many `partners`. `bos` is the token id that every sequence
     starts with, -1 for the model's own; `dtype` is of the model's arithmetic, probabilities are
-    fp32 always. So many `documents` are read, 0 for all (PG19 has 28,602, 11 GB of text).
+    fp32 always. So many `documents` are read, 0 for all (PG19 has 28,602, 11 GB of text). Y is also
+    scored after so many tokens of another book as `warm` says, "4,16,64" (see `score`).
     """
     given = locals()
+    if warm and not all(c.isdecimal() for c in warm.split(",")):
+        raise ValueError(f"warm is numbers of tokens, such as 4,16,64, not {warm!r}")
     splits = [split for split in powers_of_two(length) if split <= (largest_split or length // 2)]
     tables = {"": lambda scores, _: window_terms(scores)}
     tables["-positions"] = lambda scores, _: position_costs(scores)
@@ -136,6 +140,8 @@ def _tables(what, function, given, splits, ratio, tables) -> list[pd.DataFrame]:
     their names, functions of the scores and of the windows' tokens.
     """
     name, documents = given.pop("name"), given.pop("documents", 0)
+    if not given.get("warm"):  # recorded parameters do not know it
+        given.pop("warm", None)
     params = given | identity(given["corpus"], given["model"], documents)
     command = command_line(what, function, name, params)
     scored = cache(lambda: scored_windows(params, splits, ratio))
@@ -163,6 +169,7 @@ def scored_windows(params, splits, ratio):
         "bos_token_id": None if params["bos"] < 0 else params["bos"],
         "groups": sample.groups,
         "n_partners": params.get("partners", 1),
+        "warm": [int(c) for c in params["warm"].split(",")] if "warm" in params else [],
         "seed": params["seed"],
         "folder": cache_dir() / "scores" / f"{digest(params)[:16]}-{model.device.type}",
     }
@@ -185,8 +192,11 @@ def command_line(what, function, name, params) -> str:
 
 def show_curves(tables) -> str:
     """The estimates of I_BP(L), in nats, from what `measure` returns."""
-    curves = {e: bipartite_mi(tables[0], e, ratio=2).round(3) for e in ("direct", "vclub")}
-    return "\n".join(f"{e}\n{curve.to_string(index=False)}" for e, curve in curves.items())
+    how = {"direct": ("direct", 0), "vclub": ("vclub", 0)}
+    warm = [int(name[5:]) for name in tables[0] if name.startswith("warm_")]
+    how |= {f"direct, after {c} tokens of another book": ("direct", c) for c in warm}
+    curves = {n: bipartite_mi(tables[0], e, ratio=2, warm=c).round(3) for n, (e, c) in how.items()}
+    return "\n".join(f"{name}\n{curve.to_string(index=False)}" for name, curve in curves.items())
 
 
 def show_costs(table) -> str:

@@ -24,6 +24,7 @@ def window_mi(
     control_variate=True,
     bigram_entropy=None,
     bigram_weight=0.8,
+    warm=0,
 ) -> pd.DataFrame:
     """I_BP's estimate of every window (row) at every split with ratio·ℓ ≤ T (column), in nats.
 
@@ -35,11 +36,17 @@ def window_mi(
     Y starts in mid-sentence, and the model's BOS does not (App. B.IV). Given a `bigram_entropy`,
     that of two successive tokens of the corpus in nats, the first two tokens of the direct
     estimator's marginal term cost (1−w)·(what the model says) + w·bigram_entropy, w being the
-    `bigram_weight`. With `control_variate` own marginals are subtracted in vCLUB (see above).
+    `bigram_weight`. Or Y is priced not as after BOS alone, but after `warm` tokens of another book
+    too, if it was scored so. With `control_variate` own marginals are subtracted in vCLUB (above).
     """
     terms, _ = _terms(scores, ratio)
     if estimator == "direct":
-        values = terms["joint"] - terms["marginal"]
+        if warm and f"warm_{warm}" not in terms:
+            scored = [c for c in terms if c.startswith("warm_")]
+            raise ValueError(f"Y was not scored after {warm} tokens, only as {scored}: score so")
+        values = terms["joint"] - terms[f"warm_{warm}" if warm else "marginal"]
+        if warm and bigram_entropy is not None:
+            raise ValueError("the first tokens are corrected by bigram_entropy or warm, not both")
         if bigram_entropy is not None:
             values = values + bigram_weight * (terms["marginal_head"] + bigram_entropy)
     elif estimator == "vclub":
@@ -80,7 +87,8 @@ def window_terms(scores) -> pd.DataFrame:
     `window, book, split, ratio, joint, marginal, marginal_head, shuffled, partner_marginal` (nats):
     one row per window, split ℓ and ratio r ≥ 2 with r·ℓ ≤ T. `joint` is log q(y|x), `marginal`
     log q(y|BOS), `marginal_head` its first two tokens, `shuffled` the mean over partners of
-    log q(y'|x), `partner_marginal` that of log q(y'|BOS). ValueError if there is no such split.
+    log q(y'|x), `partner_marginal` that of log q(y'|BOS); `warm_c`, for each c that was scored, is
+    log q(y|BOS, c tokens of another window). ValueError if there is no such split.
     """
     n, length = scores.joint.shape
     partners = np.atleast_2d(scores.partners)
@@ -103,6 +111,9 @@ def window_terms(scores) -> pd.DataFrame:
             "shuffled": shuffled[:, :, :m].sum(2).mean(0),
         }
         columns["partner_marginal"] = columns["marginal"][partners].mean(0)
+        for of, c in scores.warm:
+            if of == split:
+                columns[f"warm_{c}"] = scores.warm[of, c][:, :m].sum(1, dtype=np.float64)
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
 

@@ -20,10 +20,12 @@ from l2m.language_models.packing import PackedAttention, compiled, continuation_
 LOGITS_BYTES = 1 << 29  # of fp32 logits at a time; a copy of them may live beside
 
 
-def packed(model, windows, partners, splits, ratio, bos, attention: PackedAttention) -> dict:
+def packed(model, windows, partners, splits, ratio, bos, warm, attention: PackedAttention) -> dict:
     """All log-likelihoods of `windows` (b, T), with `partners` (k, b, T), in one packed pass.
 
-    Returns float32 tensors: `("joint",)` (b, T), `("marginal", ℓ)` and `("shuffled", ℓ, k)` (b, m).
+    Returns float32 tensors: `("joint",)` (b, T), and of (b, m) `("marginal", ℓ)`, of the own
+    continuation, `("shuffled", ℓ, k)`, of partner k's after ℓ own tokens, and `("warm", ℓ, c)`, of
+    the first partner's after the first c of them, for each c < ℓ of `warm`.
     """
     row, layout = pad(torch.cat([windows, *partners], 1), (1, 0), value=bos), attention.layout
     last = windows.shape[1] - 1  # the place after it is not read, nor need it be there
@@ -34,7 +36,7 @@ def packed(model, windows, partners, splits, ratio, bos, attention: PackedAttent
     return {name: values[:, run.start : run.stop] for name, run in layout.branches.items()}
 
 
-def prefix(model, windows, partners, splits, ratio, bos, attention=None) -> dict:
+def prefix(model, windows, partners, splits, ratio, bos, warm=(), attention=None) -> dict:
     """The same, feeding the window piece by piece and copying the model's cache at each split."""
     row, length = pad(windows, (1, 0), value=bos), windows.shape[1]
     out, hidden, cache = {}, [], None
@@ -54,21 +56,31 @@ def prefix(model, windows, partners, splits, ratio, bos, attention=None) -> dict
                 branch, _ = hidden_states(model, input_ids=tokens[:, :-1], cache=own)
                 last = torch.cat([last, branch], 1)
             out["shuffled", split, k] = log_likelihood(model, last, tokens)
+        for c in (c for c in warm if c < split):
+            out["warm", split, c] = swapped(model, windows[:, :c], partners[0], split, m, bos)
     out["joint",] = log_likelihood(model, torch.cat(hidden, 1), windows)
     return out
 
 
-def whole(model, windows, partners, splits, ratio, bos, attention=None) -> dict:
+def whole(model, windows, partners, splits, ratio, bos, warm=(), attention=None) -> dict:
     """The same, every sequence from its beginning (no longer than needed)."""
     length = windows.shape[1]
     out = {("joint",): sequences(model, windows, bos)}
     for split in splits:
         m = continuation_length(length, split, ratio)
         out["marginal", split] = sequences(model, windows[:, split : split + m], bos)
+        x = windows[:, :split]
         for k, partner in enumerate(partners):
-            swapped = torch.cat([windows[:, :split], partner[:, split : split + m]], 1)
-            out["shuffled", split, k] = sequences(model, swapped, bos)[:, split:]
+            out["shuffled", split, k] = swapped(model, x, partner, split, m, bos)
+        for c in (c for c in warm if c < split):
+            out["warm", split, c] = swapped(model, x[:, :c], partners[0], split, m, bos)
     return out
+
+
+def swapped(model, past, partner, split, m, bos):
+    """log q of the m tokens of a partner (b, T) from a split on, after another past (b, c)."""
+    tokens = torch.cat([past, partner[:, split : split + m]], 1)
+    return sequences(model, tokens, bos)[:, past.shape[1] :]
 
 
 def sequences(model, tokens, bos):

@@ -5,6 +5,7 @@ the *trunk* BOS, w₁ … w_{T−1} stands once, and each split adds two short *
 
     shuffled   the partner's continuation, which sees the trunk up to position ℓ, then itself
     marginal   the own continuation, which sees BOS alone, then itself
+    warm       the partner's continuation, which sees the trunk's first c < ℓ tokens, then itself
 
 For attention this is exact: keys and values of a position depend on what it sees and on its
 position number, as in the whole sequence. Tokens per window: T + 2 Σ_ℓ (r−1)ℓ, that is 6,140
@@ -40,7 +41,8 @@ class Layout:
     """Where each of S packed tokens comes from, and what it predicts; arrays (S,).
 
     Rows are [BOS, window (T), partner 1 (T), partner 2, …]. Of a branch's run of packed tokens the
-    targets are a run, too. Branches: ("joint",), the trunk, ("marginal", ℓ), ("shuffled", ℓ, k).
+    targets are a run, too. Branches: ("joint",), the trunk, ("marginal", ℓ), ("shuffled", ℓ, k),
+    ("warm", ℓ, c).
     """
 
     inputs: np.ndarray  # indices into the row
@@ -55,8 +57,8 @@ class Layout:
         return len(self.inputs)
 
 
-def layout(length: int, splits, ratio: int, partners: int = 1) -> Layout:
-    """Packed layout of windows of `length` tokens, for every split and `partners` partners."""
+def layout(length: int, splits, ratio: int, partners: int = 1, warm=()) -> Layout:
+    """Packed layout of windows of `length` tokens, for every split, so many partners, each c."""
     trunk = np.arange(length)  # BOS and all tokens but the last, which nothing follows
     inputs, positions, sources, targets = [trunk], [trunk], [trunk], [trunk + 1]
     branches, start = {("joint",): Branch(0, length, 0)}, length
@@ -64,6 +66,7 @@ def layout(length: int, splits, ratio: int, partners: int = 1) -> Layout:
         m = continuation_length(length, split, ratio)
         kinds = [(("marginal", split), 1, 0)]  # name, tokens seen, and which window of the row
         kinds += [(("shuffled", split, k), 1 + split, 1 + k) for k in range(partners)]
+        kinds += [(("warm", split, c), 1 + c, 1) for c in warm if c < split]
         for name, seen, which in kinds:
             tokens = np.arange(m) + 1 + split + length * which
             inputs.append(tokens)  # the last is not needed, but whole blocks are faster
@@ -200,9 +203,9 @@ def _sees(query_position, key_position, window):
 
 
 @cache
-def packed_attention(length, splits: tuple, ratio, partners, compile_layers) -> PackedAttention:
+def packed_attention(length, splits, ratio, partners, warm, compile_layers) -> PackedAttention:
     """The attention of a layout; kept, since what is compiled for it is worth keeping."""
-    return PackedAttention(layout(length, splits, ratio, partners), compile_layers)
+    return PackedAttention(layout(length, splits, ratio, partners, warm), compile_layers)
 
 
 @cache

@@ -8,7 +8,7 @@ alone (`marginal`), and, for the continuation Y' of a *partner* window, after X 
 model (`trust`). `score_whole` is the naive twin, for any density whatever.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -29,6 +29,8 @@ class Scores:
     partners: np.ndarray  # (n,): the window of Y'; of k partners (k, n), and above (k, n, m)
     ratio: int  # the largest L/ℓ; smaller ones can be read from the same numbers
     groups: np.ndarray | None = None  # (n,): the book of each window
+    # by (ℓ, c), (n, m): log q(w_{ℓ+j} | BOS, c tokens of another window, w_{ℓ+1} … w_{ℓ+j−1})
+    warm: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
     @property
     def splits(self) -> list[int]:
@@ -106,6 +108,7 @@ def score(
     *,
     groups=None,
     n_partners=1,
+    warm=(),
     seed=0,
     method="auto",
     batch_size=None,
@@ -122,6 +125,11 @@ def score(
     end. `partners`, (n,) or (k, n) window indices, are by default `n_partners` permutations that
     never stay within a group, drawn with `seed`. Every sequence starts with `bos_token_id`, by
     default the model's own.
+
+    After BOS a model expects a beginning, which Y is not. So for each c of `warm`, a positive
+    integer, Y is also scored after BOS and the first c tokens of another book: those of the window
+    whose first partner it is, or ℓ if these are fewer. Whatever text comes before, that is a
+    density of Y.
 
     `method` is "packed", "prefix", "whole" (see `likelihood`), or "auto": the first that is exact.
     So many windows as `check` says, 0 for none, spread over the run, and made-up ones of its other
@@ -147,7 +155,13 @@ def score(
     n, length = windows.shape
     device = model.get_input_embeddings().weight.device
     partner_rows = np.atleast_2d(partners)  # (k, n)
-    shape = length, tuple(splits), ratio, len(partner_rows)
+    warm = tuple(sorted(set(warm)))
+    if any(isinstance(c, bool) or c != int(c) or c < 1 for c in warm):
+        raise ValueError(f"warm holds numbers of tokens, each at least 1, not {list(warm)}")
+    own_row = np.argsort(partner_rows[0])  # in which row a window's Y stands as the partner's
+    if warm and (partner_rows[0][own_row] != np.arange(n)).any():
+        raise ValueError("warm needs partners[0] to be a permutation: every Y once")
+    shape = length, tuple(splits), ratio, len(partner_rows), warm
     packed_length = packing.layout(*shape).length
     if compile_layers is None:
         compile_layers = n * packed_length >= COMPILE_FROM
@@ -169,7 +183,7 @@ def score(
             rows = np.resize(rows, batch_size)
         own, others = tokens[rows].to(device), tokens[beside[:, rows]].to(device)
         try:
-            values = way(model, own, others, splits, ratio, bos, attention)
+            values = way(model, own, others, splits, ratio, bos, warm, attention)
         except torch.OutOfMemoryError as error:
             raise torch.OutOfMemoryError(
                 f"{len(rows)} windows of {packed_length} packed tokens exceed the GPU's memory: "
@@ -182,6 +196,7 @@ def score(
     settings = {"windows": windows, "partners": partners, "splits": splits, "ratio": ratio}
     settings |= {"bos_token_id": bos, "method": method, "batch_size": batch_size}
     settings |= {"compile_layers": compile_layers, "device": device.type}
+    settings |= {"warm": warm} if warm else {}
     with torch.inference_mode(), Shards(folder, model, settings, 4 * batch_size) as shards:
         missing = shards.missing()
         if missing:  # nothing is left to check of a finished folder
@@ -204,7 +219,13 @@ def score(
         marginal[split] = values["marginal", split]
         every = np.stack([values["shuffled", split, k] for k in range(len(partner_rows))])
         shuffled[split] = every.reshape(*partners.shape, -1)
-    return Scores(values["joint",], marginal, shuffled, partners, ratio, groups)
+    after = {
+        (split, c): values["warm", split, c] if c < split else values["shuffled", split, 0]
+        for split in splits
+        for c in warm
+    }
+    after = {name: x[own_row] for name, x in after.items()}
+    return Scores(values["joint",], marginal, shuffled, partners, ratio, groups, after)
 
 
 def _checked(windows, groups, splits, ratio, partners, n_partners, seed, model=None):

@@ -58,7 +58,8 @@ def require_finite(model, values: dict, rows, windows, partners, n: int) -> None
             continue
         row, at = (~log_q.isfinite()).nonzero()[0].tolist()
         place = at + (which[0] if which else 0)
-        token = (partners[which[1]] if kind == "shuffled" else windows)[row, place]
+        k = which[1] if kind == "shuffled" else 0
+        token = (partners[k] if kind in ("shuffled", "warm") else windows)[row, place]
         tensors = [n for n, x in model.named_parameters() if not (x.is_meta or x.isfinite().all())]
         cure = "pass dtype='float32', or take another model"
         if tensors:
@@ -130,7 +131,7 @@ def disagreement(model, batches, bos) -> float:
     """Largest difference, nats per token, from whole passes through the model's own forward.
 
     They are compared at positions few enough that the logits stay within `LOGITS_BYTES`; of joint,
-    marginal and shuffled values the kind that differs most counts.
+    marginal, shuffled and warm values the kind that differs most counts.
     """
     found = defaultdict(list)
     for values, windows, partners in batches:
@@ -139,9 +140,9 @@ def disagreement(model, batches, bos) -> float:
         for (kind, *which), got in values.items():
             m, split = got.shape[1], which[0] if which else 0
             tokens = windows[:, split : split + m]
-            if kind == "shuffled":
-                partner = partners[which[1]][:, split : split + m]
-                tokens = torch.cat([windows[:, :split], partner], 1)
+            if kind in ("shuffled", "warm"):
+                k, seen = (which[1], split) if kind == "shuffled" else (0, which[1])
+                tokens = torch.cat([windows[:, :seen], partners[k][:, split : split + m]], 1)
             first, last = tokens.shape[1] - m, tokens.shape[1] - 1
             at = np.unique(np.linspace(first, last, max(1, min(m, budget))).astype(int))
             expected = plain_log_q(model, tokens, at, bos)

@@ -14,7 +14,7 @@ from l2m.experiments.measure import (
     past_table,
     show_curves,
 )
-from l2m.information.bipartite import window_terms
+from l2m.information.bipartite import bipartite_mi, window_terms
 from l2m.information.resampling import clustered_stderr
 from l2m.language_models.scoring import partner_permutation, powers_of_two, score, score_whole
 from l2m.text.corpora import Windows
@@ -80,6 +80,29 @@ def test_fewer_documents(corpus):
 def test_curves_are_shown(corpus):
     tables = measure("tests/shown", corpus="made-up", length=16, windows=12, bos=0, dtype="float32")
     assert show_curves(tables).startswith("direct\n") and "vclub\n" in show_curves(tables)
+
+
+def test_a_future_may_be_priced_after_another_book(corpus):
+    about = {"corpus": "made-up", "length": 16, "windows": 12, "bos": 0, "dtype": "float32"}
+    tables = measure("tests/warm", warm="4,1", **about)
+    plain, _ = measure("tests/made-up", **about)
+    assert [name for name in tables[0] if name not in plain] == ["warm_1", "warm_4"]
+    own = corpus[0]
+    partners = partner_permutation(12, np.arange(12) // 2, 1, 0)
+    row = tables[0].query("split == 8 and window == @partners[3]").iloc[0]
+    text = np.concatenate([own[3, :4], own[partners[3], 8:16]])
+    assert row["warm_4"] == pytest.approx(naive(tiny("llama"))(text[None])[0, 4:].sum(), abs=1e-3)
+    assert "direct, after 4 tokens of another book\n" in show_curves(tables)
+    assert "--warm 4,1" in tables[0].attrs["command"] and "warm" not in plain.attrs["params"]
+    curve = bipartite_mi(tables[0], "direct", warm=4)
+    values = tables[0].eval("joint - warm_4").groupby(tables[0]["split"]).mean()
+    np.testing.assert_allclose(curve["mi"], values)
+    with pytest.raises(ValueError, match="not scored after 8 tokens, only as .*'warm_1', 'warm_4'"):
+        bipartite_mi(tables[0], "direct", warm=8)
+    with pytest.raises(ValueError, match="by bigram_entropy or warm, not both"):
+        bipartite_mi(tables[0], "direct", warm=4, bigram_entropy=9.0)
+    with pytest.raises(ValueError, match="such as 4,16,64, not '4;1'"):
+        measure("tests/warm", warm="4;1", **about)
 
 
 def test_command():

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import OPTConfig, OPTForCausalLM
 
+from l2m.information.bipartite import window_mi, window_terms
 from l2m.language_models import likelihood
 from l2m.language_models.packing import PackedAttention, layout
 from l2m.language_models.scoring import partner_permutation, powers_of_two, score, score_whole
@@ -83,6 +84,28 @@ def test_batches_order_and_more_partners_change_nothing():
     )
     np.testing.assert_allclose(moved.joint, one.joint[order], atol=1e-4)
     np.testing.assert_allclose(moved.shuffled[8], one.shuffled[8][:, order], atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "bloom", "mamba2"])
+def test_a_future_is_priced_after_tokens_of_another_window(family):
+    model, w = tiny(family), windows(5)
+    got = score(model, w, [2, 4, 8], 3, warm=[3, 1], progress=False)
+    plain = score(model, w, [2, 4, 8], 3, partners=got.partners, progress=False)
+    assert_same(got, plain)
+    assert set(got.warm) == {(split, c) for split in (2, 4, 8) for c in (1, 3)}
+    for (split, c), values in got.warm.items():
+        for row, partner in enumerate(got.partners):
+            past, y = w[row, : min(c, split)], w[partner, split : 3 * split]
+            expected = naive(model)(np.concatenate([past, y])[None])[0, len(past) :]
+            np.testing.assert_allclose(values[partner], expected, atol=2e-4)
+    np.testing.assert_array_equal(got.warm[2, 3][got.partners], got.shuffled[2])
+    terms = window_terms(got)
+    mine = window_mi(terms, "direct", warm=3)[4]
+    assert mine.to_numpy() == pytest.approx(
+        got.joint[:, 4:12].sum(1) - got.warm[4, 3].sum(1), abs=1e-4
+    )
+    more = score(model, w, [2, 4, 8], 3, warm=[1], n_partners=2, progress=False)
+    assert more.warm.keys() == {(2, 1), (4, 1), (8, 1)}
 
 
 def test_windows_of_a_corpus_bring_their_books():
@@ -207,6 +230,8 @@ def test_partners_are_permutations_between_books(sizes, k, seed):
         ({"windows": windows(3), "groups": [0, 0, 1]}, "more books"),
         ({"windows": windows(3), "groups": [0, 1]}, "groups has shape .2,., but there are 3"),
         ({"windows": windows(3), "partners": [0, 1, 3]}, "indices below 3"),
+        ({"windows": windows(2), "warm": [0, 3]}, "each at least 1"),
+        ({"windows": windows(3), "warm": [1], "partners": [1, 2, 1]}, "to be a permutation"),
         ({"windows": windows(2), "method": "fast"}, "unknown method 'fast'"),
     ],
 )
