@@ -103,7 +103,8 @@ def run(
     from l2m.chapters import contents
     from l2m.chapters.run import plan, run_all
 
-    names = list(map(contents.find_chapter, chapters or [])) or contents.chapters()
+    named = dict.fromkeys(map(contents.find_chapter, chapters or []))
+    names = list(named) or contents.chapters()
     given = {} if profile is None else {"profile": profile}
     for pair in parameters or []:
         name, equals, value = pair.partition("=")

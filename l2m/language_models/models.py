@@ -13,7 +13,7 @@ import warnings
 from functools import cache
 from pathlib import Path
 
-from l2m.files import cache_dir, digest, held, opened, seal, sha256, tree_digest
+from l2m.files import cache_dir, digest, held, opened, seal, sha256, tree_digest, writing
 
 DTYPES = ("float32", "bfloat16", "float16")
 EMBEDDED = "smollm2-135m"
@@ -150,7 +150,7 @@ def _embedded_folder() -> Path:
     """Folder with the de-quantised embedded model and its tokenizer, made on the first call."""
     folder = cache_dir() / "models" / f"{EMBEDDED}-{EMBEDDED_SHA256[:12]}"
     if not (folder / "manifest.json").exists():
-        with held(folder, wait=True):
+        with held(folder, wait=True), writing(folder):
             if not (folder / "manifest.json").exists():
                 _make_embedded(folder)
     _verify(folder)

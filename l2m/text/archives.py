@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from l2m.files import DamagedFile, cache_dir, intact, sha256, write_atomic
+from l2m.files import DamagedFile, cache_dir, intact, sha256, write_atomic, writing
 from l2m.text import cleaning
 
 COLUMNS = ["short_book_title", "author", "publication_date", "language", "url", "text"]
@@ -132,7 +132,8 @@ def _download(name: str) -> bytes:
     url = f"https://github.com/{ARCHIVES[name].repository}/archive/{ARCHIVES[name].commit}.zip"
     get = pooch.HTTPDownloader(timeout=60, progressbar=True)
     try:  # a zip is made anew at each request: what is checked is the texts in it
-        file = pooch.retrieve(url, None, path=cache_dir() / "downloads", downloader=get)
+        with writing(cache_dir() / "downloads"):
+            file = pooch.retrieve(url, None, path=cache_dir() / "downloads", downloader=get)
         return Path(file).read_bytes()
     except OSError as error:
         raise ConnectionError(
