@@ -28,6 +28,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from difflib import get_close_matches
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -170,6 +171,12 @@ def digest(*parts) -> str:
             part = json.dumps(part, sort_keys=True).encode()
         total.update(f"{len(part)}:".encode() + part)
     return total.hexdigest()
+
+
+def meant(name: str, known) -> str:
+    """Return " Did you mean …?" of a name that is not among the known ones; "" if none is close."""
+    close = get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def held(path: str | Path, wanted: bool = True, wait: bool = False) -> AbstractContextManager:

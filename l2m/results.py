@@ -161,7 +161,8 @@ def _missing(name: str, params: dict, command: str, reason: str) -> str:
         ]
         found = f"is recorded for other parameters ({'; '.join(changed)})"
     made = f"It is made by `{command}`."
-    return f"The result {name!r} {found}, and cannot be computed here: {reason}. {made}"
+    reason += "" if reason.endswith("?") else "."
+    return f"The result {name!r} {found}, and cannot be computed here: {reason} {made}"
 
 
 def _commit() -> str | None:

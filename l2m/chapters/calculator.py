@@ -9,7 +9,7 @@ import json
 from dataclasses import astuple
 from pathlib import Path
 
-from l2m.files import ROOT, write_atomic
+from l2m.files import ROOT, meant, write_atomic
 from l2m.information.bipartite import window_mi
 from l2m.information.scaling import fit_power_law
 from l2m.memory.architectures import architectures
@@ -117,7 +117,12 @@ def _config(model: str) -> dict:
     else:
         from transformers import PreTrainedConfig
 
-        config, _ = PreTrainedConfig.get_config_dict(model)
+        try:
+            config, _ = PreTrainedConfig.get_config_dict(model)
+        except OSError as error:
+            names = [name for fact in architectures() for name in (fact["name"], str(fact["id"]))]
+            why = f"no model of the table, no folder here, and not reachable on the Hub ({error})"
+            raise FileNotFoundError(f"{model!r} is {why}.{meant(model, names)}") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise ValueError(f"{path} is no config of a model: it names no model_type.")
     return config

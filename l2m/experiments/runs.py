@@ -26,6 +26,7 @@ from l2m.files import (
     cache_dir,
     digest,
     held,
+    meant,
     opened,
     seal,
     write_atomic,
@@ -149,7 +150,8 @@ class Experiment:
     def runs(self, grid: str) -> list[Run]:
         """The runs of a grid; ValueError if there is no such grid."""
         if grid not in self.grids:
-            raise ValueError(f"no grid {grid!r} of {self.name}: one of {', '.join(self.grids)}")
+            one = f"one of {', '.join(self.grids)}.{meant(grid, self.grids)}"
+            raise ValueError(f"no grid {grid!r} of {self.name}: {one}")
         return self.grids[grid]
 
     def run(self, grid: str, name: str) -> Run:
@@ -157,7 +159,7 @@ class Experiment:
         runs = {run.name: run for run in self.runs(grid)}
         if name not in runs:
             cure = f"`l2m train {self.name} --grid {grid} --list` names them"
-            raise ValueError(f"no run {name!r} in the grid {grid!r}: {cure}")
+            raise ValueError(f"no run {name!r} in the grid {grid!r}: {cure}.{meant(name, runs)}")
         return runs[name]
 
     def gather(self, grid: str) -> dict[str, pd.DataFrame]:

@@ -13,7 +13,7 @@ import warnings
 from functools import cache
 from pathlib import Path
 
-from l2m.files import cache_dir, digest, held, opened, seal, sha256, tree_digest, writing
+from l2m.files import cache_dir, digest, held, meant, opened, seal, sha256, tree_digest, writing
 
 DTYPES = ("float32", "bfloat16", "float16")
 EMBEDDED = "smollm2-135m"
@@ -123,6 +123,7 @@ def _load(from_pretrained, name, **options):
         raise FileNotFoundError(
             f"cannot load {name!r}: no such folder here, and not reachable on the Hub; check the "
             f"name and the network, or use {EMBEDDED!r}, which works offline ({why})"
+            f"{meant(name, [EMBEDDED])}"
         ) from error
     except (ValueError, RuntimeError) as error:
         kind, why = from_pretrained.__self__.__name__, str(error).partition("\n")[0]

@@ -228,8 +228,8 @@ def _checked(windows, groups, splits, ratio, partners, n_partners, seed, model=N
                 f"token ids run from {windows.min()} to {windows.max()}, the model's vocabulary "
                 f"from 0 to {config.vocab_size - 1}: use the model's own tokenizer"
             )
-    if ratio != int(ratio) or ratio < 2:
-        raise ValueError(f"ratio must be an integer of at least 2, not {ratio}")
+    if not 2 <= ratio <= max(2, length) or ratio != int(ratio):
+        raise ValueError(f"ratio must be an integer from 2 to the length, {length}, not {ratio}")
     splits = powers_of_two(length, ratio) if splits is None else sorted({int(s) for s in splits})
     if not splits:
         raise ValueError(
@@ -252,7 +252,8 @@ def _bos(model, bos_token_id):
     config = model.config.get_text_config()
     bos = config.bos_token_id if bos_token_id is None else bos_token_id
     if bos is None:
-        raise ValueError("the model names no BOS token: pass bos_token_id=… (often its EOS token)")
+        cure = "give its id (--bos, bos_token_id=…), often that of its EOS token"
+        raise ValueError(f"the model names no BOS token: {cure}")
     if not 0 <= bos < config.vocab_size:
         raise ValueError(f"the BOS token is from 0 to {config.vocab_size - 1}, not {bos}")
     return int(bos)

@@ -35,7 +35,7 @@ class Archive(NamedTuple):
     texts: str
 
 
-_pins = json.loads(Path(__file__).with_name("archives.json").read_text())
+_pins = json.loads(Path(__file__).with_name("archives.json").read_text(encoding="utf-8"))
 ARCHIVES = {name: Archive(**pins) for name, pins in _pins["archives"].items()}
 HUB: dict[str, dict] = _pins["hub"]  # arguments of `datasets.load_dataset`
 KJV_TEXTS, KJV_FILE = _pins["kjv"], _pins["kjv_file"]
@@ -155,7 +155,8 @@ def _rebuild(name: str, archive: bytes) -> pd.DataFrame:
                 url = f"{home}/corpus/{Path(file).name}"
                 rows.append([title, author, int(year), "eng", url, text])
         else:
-            listed = json.loads(Path(__file__).with_name("eltec.json").read_text())[name]
+            file = Path(__file__).with_name("eltec.json")
+            listed = json.loads(file.read_text(encoding="utf-8"))[name]
             found = {Path(file).stem: file for file in zipped.namelist() if "/level1/" in file}
             if missing := [stem for stem in listed if stem not in found]:
                 raise ValueError(f"The archive of {name!r} no longer has {', '.join(missing)}.")

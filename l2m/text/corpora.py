@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from l2m.files import digest, tree_digest
+from l2m.files import digest, meant, tree_digest
 from l2m.text import archives, cleaning
 from l2m.text.archives import ARCHIVES, HUB, complete
 from l2m.text.token_files import TokenFile, tokenised
@@ -103,7 +103,7 @@ def load_corpus(name_or_path: str | Path, limit: int | None = None) -> Corpus:
     else:
         raise FileNotFoundError(
             f"There is no corpus, file or folder {name!r}: give the path of a .txt or .parquet "
-            f"file or of a folder of them, or one of {', '.join(known)}."
+            f"file or of a folder of them, or one of {', '.join(known)}.{meant(name, known)}"
         )
     if name in HUB or name not in known:
         _report_equal(name, table["short_book_title"], [digest(text) for text in table["text"]])
