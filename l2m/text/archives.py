@@ -172,7 +172,11 @@ def hub_documents(name: str) -> Iterator[dict]:
     from datasets import load_dataset
 
     try:
-        for row in load_dataset(**HUB[name], split="train", streaming=True):
+        rows = load_dataset(**HUB[name], split="train", streaming=True)
+        for number, row in enumerate(rows):
+            if not isinstance(row["text"], str):
+                cure = f"measure those before it, say with --documents {number}"
+                raise ValueError(f"Document {number} of {name!r} has no text: {cure}.")
             clean = cleaning.unwrap if name == "pg19" else cleaning.plain_lines
             row["text"] = clean(row["text"])
             yield {"short_book_title": row.pop("title", ""), **row}
