@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm.auto import tqdm
 
-from l2m.information.resampling import members
+from l2m.information.resampling import is_integer, members
 from l2m.language_models.shards import Shards
 
 COMPILE_FROM = 1 << 26  # packed tokens; compiling layers takes as long as 2^25 of them without
@@ -52,8 +52,8 @@ def partner_permutation(n: int, groups=None, k: int = 1, seed: int = 0) -> np.nd
     from both terms of vCLUB without moving the mean. ValueError if one group holds more than half
     of the windows, or there are fewer than k such permutations.
     """
-    if k < 1:
-        raise ValueError(f"a window needs at least one partner, not {k}")
+    if not is_integer(k) or k < 1:
+        raise ValueError(f"a window needs an integer number of partners, at least one, not {k!r}")
     rng = np.random.default_rng(seed)
     groups, _ = members(groups, n)
     order = rng.permutation(n)
@@ -228,8 +228,10 @@ def _checked(windows, groups, splits, ratio, partners, n_partners, seed, model=N
                 f"token ids run from {windows.min()} to {windows.max()}, the model's vocabulary "
                 f"from 0 to {config.vocab_size - 1}: use the model's own tokenizer"
             )
-    if not 2 <= ratio <= max(2, length) or ratio != int(ratio):
-        raise ValueError(f"ratio must be an integer from 2 to the length, {length}, not {ratio}")
+    if not is_integer(ratio) or not 2 <= ratio <= max(2, length):
+        raise ValueError(f"ratio must be an integer from 2 to the length, {length}, not {ratio!r}")
+    if wrong := [s for s in (() if splits is None else splits) if not is_integer(s)]:
+        raise ValueError(f"splits must be integers, not {wrong[0]!r}")
     splits = powers_of_two(length, ratio) if splits is None else sorted({int(s) for s in splits})
     if not splits:
         raise ValueError(
@@ -243,8 +245,11 @@ def _checked(windows, groups, splits, ratio, partners, n_partners, seed, model=N
     if partners is None:
         partners = partner_permutation(n, groups, n_partners, seed)
     partners = np.asarray(partners)
-    if partners.shape[-1:] != (n,) or partners.min() < 0 or partners.max() >= n:
+    whole = partners.dtype.kind in "ui" and partners.shape[-1:] == (n,) and partners.size
+    if not whole or partners.min() < 0 or partners.max() >= n:
         raise ValueError(f"partners must be indices below {n} of shape ({n},) or (k, {n})")
+    if (own := np.argwhere(partners == np.arange(n))).size:
+        raise ValueError(f"window {own[0, -1]} is its own partner: give it one of another book")
     return windows.astype(np.int64), groups, splits, partners
 
 
