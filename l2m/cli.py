@@ -3,6 +3,7 @@
 What is heavy is imported where it is used, so that ``l2m --help`` answers at once.
 """
 
+import errno
 import inspect
 import os
 import shlex
@@ -31,11 +32,15 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status: 2, and a sentence, for what a user can cure."""
     arguments = _paired(sys.argv[1:] if arguments is None else arguments)
+    if hasattr(sys.stdout, "reconfigure"):  # what a terminal cannot show is a question mark
+        sys.stdout.reconfigure(errors="replace")
     try:
-        with typer.main.get_command(app).make_context("l2m", arguments) as context:
-            return context.command.invoke(context) or 0
-    except typer.Exit as done:  # after --help or --version
-        return done.exit_code
+        status = _invoke(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # who reads, such as `head`, has enough
+        _silence(sys.stdout)
+        return 128 + 13
     except typer.TyperException as error:
         path = error.ctx.command_path if getattr(error, "ctx", None) else "l2m"
         said = error.format_message().replace("Value error, ", "").rstrip(".")
@@ -45,12 +50,32 @@ def main(arguments: list[str] | None = None) -> int:
         said = f"{error}: `pip install 'l2m[{extra}]'` installs it (in a checkout, '.[{extra}]')."
     except (ImportError, OSError, ValueError, RuntimeError) as error:
         said = str(error) or type(error).__name__
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+            said = f"cannot write the output ({error.strerror}): give it another place."
     except KeyboardInterrupt:
         kept = _AGAIN.get(arguments[0], "what was there before is untouched.")
         print(f"\nl2m: stopped; {kept}", file=sys.stderr)
         return 130
-    print("l2m:", " ".join(said.split()), file=sys.stderr)
+    try:
+        print("l2m:", " ".join(said.split()), file=sys.stderr)
+        sys.stdout.flush()
+    except OSError:  # one of them is full
+        _silence(sys.stdout)
+        _silence(sys.stderr)
     return 2
+
+
+def _invoke(arguments: list[str]) -> int:
+    try:
+        with typer.main.get_command(app).make_context("l2m", arguments) as context:
+            return context.command.invoke(context) or 0
+    except typer.Exit as done:  # after --help or --version
+        return done.exit_code
+
+
+def _silence(stream) -> None:
+    """Let nothing of it be written any more, as Python does once more when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _paired(arguments: list[str]) -> list[str]:
@@ -103,7 +128,8 @@ def run(
     from l2m.chapters import contents
     from l2m.chapters.run import plan, run_all
 
-    names = list(map(contents.find_chapter, chapters or [])) or contents.chapters()
+    named = dict.fromkeys(map(contents.find_chapter, chapters or []))
+    names = list(named) or contents.chapters()
     given = {} if profile is None else {"profile": profile}
     for pair in parameters or []:
         name, equals, value = pair.partition("=")
@@ -155,9 +181,11 @@ def measure(
     model: Annotated[Text, _option(help="Name, path, Hub id; by default smollm2-135m.")] = None,
     length: Annotated[Count, _count("Tokens a window; by default 2048, past: 4096.", 1)] = None,
     windows: Annotated[Count, _count("How many; by default 1000, past: 200.", 1)] = None,
-    ratio: Annotated[Count, _option(help="The largest L/ℓ; by default 2.")] = None,
+    ratio: Annotated[Count, _count("The largest L/ℓ; by default 2.", 2)] = None,
     largest_split: Annotated[Count, _count("The largest ℓ; by default half the length.")] = None,
-    partners: Annotated[Count, _count("Foreign pasts a window, for vCLUB; by default 1.")] = None,
+    partners: Annotated[
+        Count, _count("Foreign pasts a window, for vCLUB; by default 1.", 1)
+    ] = None,
     bos: Annotated[Count, _count("First token id; by default -1, the model's own.", -1)] = None,
     dtype: Annotated[Dtype, _option(help="Of the model; by default bfloat16.")] = None,
     seed: Annotated[Count, _count("Of windows and partners; by default 0.")] = None,
@@ -196,7 +224,7 @@ def train(
     listed: Annotated[bool, _option("--list", help="Only print a command for each run.")] = False,
     name: Annotated[Text, _option("--run", metavar="NAME", help="Only this run, here.")] = None,
     per_gpu: Annotated[int, _count("Runs at once on a GPU; by default 1.", 1)] = 1,
-    deadline: Annotated[float, _option(metavar="SECONDS", help="Stop by then, to go on.")] = inf,
+    deadline: Annotated[float, _option(min=0, metavar="SECONDS", help="Stop then.")] = inf,
     record: Record = False,
     until: Annotated[float, _option(hidden=True)] = 0,  # the deadline, as a time
 ) -> int:

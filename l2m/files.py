@@ -19,23 +19,47 @@ A manifest is `manifest.json`, written last (`seal`): what the folder holds, the
 file, and a digest of itself. A name that ends in a sha256 says what must be in the file (`intact`).
 """
 
+import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from difflib import get_close_matches
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).resolve().parent.parent  # of a checkout; else the folder of the packages
 DAY = 86_400  # seconds, after which a file that was not renamed is one that a kill left behind
+# What a disk says of a write, and a network never does.
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED |= {errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
 
 
 class DamagedFile(RuntimeError):
     """A stored file that is not what was written; the message names it and the cure."""
+
+
+class CannotWrite(RuntimeError):
+    """A file that the disk does not take; the message names it and the cure."""
+
+
+@contextmanager
+def writing(path: str | Path):
+    """Within a ``with``, CannotWrite if the disk does not take what is written to `path`."""
+    try:
+        yield
+    except Exception as error:  # libraries in Rust have no class for it
+        rust = re.search(r"\(os error (\d+)\)", str(error))
+        number = int(rust[1]) if rust else getattr(error, "errno", None)
+        if isinstance(error, CannotWrite) or number not in _REFUSED:
+            raise
+        cure = "make room, or let it be written; what was finished before is kept, and used"
+        raise CannotWrite(f"cannot write {path} ({os.strerror(number)}): {cure}") from error
 
 
 def cache_dir() -> Path:
@@ -49,9 +73,15 @@ def write_atomic(path: str | Path, content: bytes | str | Callable, hashed: bool
     """Write a file whole or not at all, to a temporary name beside it, then renamed; its path.
 
     Its folder is made if missing. `content` may be a function that writes to the path that it is
-    given. If it is to be `hashed`, its name, ``a.bin``, becomes ``a-<sha256>.bin``.
+    given. If it is to be `hashed`, its name, ``a.bin``, becomes ``a-<sha256>.bin``. CannotWrite if
+    the disk is full, or may not be written to.
     """
     path = Path(path)
+    with writing(path):
+        return _write(path, content, hashed)
+
+
+def _write(path: Path, content, hashed: bool) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(".tmp-*"):
         with suppress(OSError):  # another process was faster
@@ -143,17 +173,26 @@ def digest(*parts) -> str:
     return total.hexdigest()
 
 
+def meant(name: str, known) -> str:
+    """Return " Did you mean …?" of a name that is not among the known ones; "" if none is close."""
+    close = get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
 def held(path: str | Path, wanted: bool = True, wait: bool = False) -> AbstractContextManager:
     """Hold the lock beside `path` within a ``with``, so that only one process writes it.
 
-    Not `wanted`, there is no lock, as for the further processes of a `torchrun`. If another process
-    holds it, `wait` until it lets go, or raise a RuntimeError.
+    Not `wanted`, there is no lock, as for the further processes of a `torchrun`. Who holds it may
+    take it again. If another thread or process holds it, `wait` until it lets go, or raise a
+    RuntimeError. CannotWrite as of `write_atomic`.
     """
     if not wanted:
         return nullcontext()
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     try:
-        return FileLock(f"{path}.lock").acquire(timeout=-1 if wait else 0)
+        with writing(f"{path}.lock"):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(f"{path}.lock", is_singleton=True)
+            return lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         cure = "wait for it, or name another folder"
         raise RuntimeError(f"another run is using {path}: {cure}") from None

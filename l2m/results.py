@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib import metadata
 from math import inf
 from pathlib import Path
@@ -59,14 +60,24 @@ def recorded(
     command = command or f"python -m l2m run {name.split('/')[0]} --record"
     target = results_dir() / name
     cached = cache_dir() / "results" / f"{name}-{files.digest(__version__, params)[:16]}"
-    frame = _read(target, params)
+    alone = partial(files.held, cache_dir() / "results" / name, wait=True)
+    try:
+        frame = _read(target, params)
+    except DamagedFile:
+        with alone():  # unless another process has just been at it
+            frame = _read(target, params)
     if frame is not None:
         return frame
     with suppress(DamagedFile):
         frame = _read(cached, params)
     if frame is None:
-        frame = _write(cached, _compute(name, params, compute, command))
-    return _write(target, frame, MAX_BYTES) if os.environ.get("L2M_RECORD") == "1" else frame
+        frame = _compute(name, params, compute, command)
+        with alone():
+            frame = _write(cached, frame)
+    if os.environ.get("L2M_RECORD") == "1":
+        with alone():
+            frame = _write(target, frame, MAX_BYTES)
+    return frame
 
 
 def provenance(name: str) -> dict:
@@ -94,7 +105,10 @@ def _read(stem: Path, params: dict) -> pd.DataFrame | None:
 
 
 def _write(stem: Path, frame: pd.DataFrame, max_bytes: float = inf) -> pd.DataFrame:
-    """Write table and provenance, and read them back."""
+    """Write table and provenance, and read them back; or what another process wrote meanwhile."""
+    with suppress(DamagedFile):
+        if (there := _read(stem, frame.attrs["params"])) is not None:
+            return there
     info, frame.attrs = frame.attrs, {}
     table = frame.to_parquet(compression="zstd")
     if len(table) > max_bytes:
@@ -147,7 +161,8 @@ def _missing(name: str, params: dict, command: str, reason: str) -> str:
         ]
         found = f"is recorded for other parameters ({'; '.join(changed)})"
     made = f"It is made by `{command}`."
-    return f"The result {name!r} {found}, and cannot be computed here: {reason}. {made}"
+    reason += "" if reason.endswith("?") else "."
+    return f"The result {name!r} {found}, and cannot be computed here: {reason} {made}"
 
 
 def _commit() -> str | None:

@@ -13,6 +13,7 @@ import pytest
 import l2m
 from l2m import cli
 from l2m.cli import UNFINISHED, main
+from l2m.language_models.models import load_tokenizer
 
 COMMANDS = ["run", "build", "check", "measure", "train", "models"]
 
@@ -83,6 +84,23 @@ def test_the_version(capsys):
         (["measure", "x", "--seed", "-1"], "'--seed'"),
         (["measure", "x", "--windows", "many"], "'--windows'"),
         (["measure", "x", "--dtype", "int8"], "'--dtype'"),
+        (["measure", "x", "--bos", "-2"], "'--bos'"),
+        (["measure", "x", "--ratio", "1"], "'--ratio'"),
+        (["measure", "x", "--ratio", "1025"], "--ratio is from 2 to 1024, not 1025."),
+        (["measure", "x", "--ratio", "9" * 20], "--ratio is from 2 to 1024"),
+        (
+            ["measure", "x", "--length", "8", "--largest-split", "5"],
+            "--largest-split is from 2 to 4",
+        ),
+        (["measure", "x", "--largest-split", "1"], "--largest-split is from 2 to 1024"),
+        (["measure", "x", "--partners", "0"], "'--partners'"),
+        (["measure", "x", "--length", "1"], "--length is at least 4, not 1."),
+        (["measure", "x", "--what", "missed", "--length", "1"], "--length is at least 4, not 1."),
+        (["measure", "x", "--what", "past", "--length", "1"], "--length is at least 2, not 1."),
+        (["models", "--length", "1"], "'--length'"),
+        (["measure", "x", "--corpus", "kvj"], "pg19, wikipedia. Did you mean 'kjv'?"),
+        (["train", "books", "--grid", "smok"], "Did you mean 'smoke'?"),
+        (["train", "books", "--grid", "smoke", "--deadline", "nan"], "'--deadline'"),
         (["train", "novels", "--grid", "smoke"], "'novels' is not one of 'gaussian', 'books'"),
         (["train", "books"], "Missing option '--grid'"),
         (["models", "--beta", "2"], "'--beta'"),
@@ -92,7 +110,7 @@ def test_a_mistake_is_one_sentence(capsys, arguments, says):
     assert main(arguments) == 2
     out, error = capsys.readouterr()
     assert out == "" and says in error
-    assert error.startswith("l2m: ") and error.endswith(".\n") and error.count("\n") == 1
+    assert error.startswith("l2m: ") and error[-2:] in (".\n", "?\n") and error.count("\n") == 1
     assert "Usage" not in error and "Value error" not in error
 
 
@@ -124,6 +142,52 @@ def test_a_bug_shows_its_traceback(monkeypatch):
     monkeypatch.setattr("l2m.chapters.staleness.check", raising(AttributeError("a bug")))
     with pytest.raises(AttributeError):
         main(["check"])
+
+
+def test_models_that_are_not_there_remind_of_others(monkeypatch, capsys):
+    transformers = pytest.importorskip("transformers")
+    missing = raising(OSError("no network"))
+    monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", missing)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", missing)
+    known = [{"name": "Llama-3.1-8B", "id": None}]
+    monkeypatch.setattr("l2m.chapters.calculator.architectures", lambda: known)
+    assert main(["models", "llama-3-8"]) == 2
+    assert capsys.readouterr().err.endswith("(no network). Did you mean 'Llama-3.1-8B'?\n")
+    with pytest.raises(FileNotFoundError, match=r"Did you mean 'smollm2-135m'\?$"):
+        load_tokenizer("smollm-135m")
+
+
+def shell(command, **environment):
+    """What a shell answers: status of `l2m`, standard output and error."""
+    script = f"set -o pipefail; {shlex.quote(sys.executable)} -m l2m {command}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, env=os.environ | environment)
+    return done.returncode, done.stdout.decode("latin-1"), done.stderr.decode()
+
+
+def test_who_reads_may_stop():
+    assert shell("--help | true") == (141, "", "")
+
+
+def test_a_reader_that_has_gone_is_no_error(monkeypatch, capsys):
+    monkeypatch.setattr("l2m.chapters.staleness.check", raising(BrokenPipeError(32, "Broken pipe")))
+    monkeypatch.setattr(cli, "_silence", lambda stream: None)
+    assert main(["check"]) == 141
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("command", ["--version", "--help"])
+def test_a_full_disk_behind_the_output_is_one_sentence(command):
+    status, _, error = shell(f"{command} > /dev/full")
+    assert status == 2 and error.count("\n") == 1
+    assert error.startswith("l2m: cannot write the output (No space left on device)")
+    assert shell(f"{command} > /dev/full 2>&1") == (2, "", "")
+
+
+def test_a_terminal_that_lacks_a_letter_shows_the_others():
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    status, out, error = shell("measure --help", PYTHONIOENCODING="latin-1", **locale)
+    assert (status, error) == (0, "") and "The largest L/?; by default 2" in out
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import json
 from dataclasses import astuple
 from pathlib import Path
 
-from l2m.files import ROOT, write_atomic
+from l2m.files import ROOT, meant, write_atomic
 from l2m.information.bipartite import window_mi
 from l2m.information.scaling import fit_power_law
+from l2m.language_models.models import read_config
 from l2m.memory.architectures import architectures
 from l2m.memory.history_state import history_state
 from l2m.memory.l2m_condition import growth, satisfies_l2m
@@ -97,7 +98,13 @@ def described(model: str, beta: float, length: int) -> str:
     ValueError when there is no such config, or what such a model keeps is not known.
     """
     config, read = _config(model), length // 2
-    state, law, verdict = history_state(config), growth(config), satisfies_l2m(config, beta)
+    try:
+        state, law, verdict = history_state(config), growth(config), satisfies_l2m(config, beta)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # fields may hold anything, and fail anywhere
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"the config of {model} is no model's ({why}): take its own.") from error
     lines = [f"{model} keeps {state.dim(read):,} scalars after {read:,} tokens:"]
     lines += [f"  {m.dim(read):>20,}  {m.what}, in {m.layers} layers" for m in state.memories]
     lines.append(f"It grows {GROWTH[law.law].format(law.rate)}.")
@@ -113,11 +120,18 @@ def _config(model: str) -> dict:
     path = Path(model).expanduser()
     path = path / "config.json" if path.is_dir() else path
     if path.suffix == ".json":
-        config = json.loads(path.read_text(encoding="utf-8"))
+        if not path.exists():
+            raise FileNotFoundError(f"there is no file {path}: name one, or a model of the table.")
+        config = read_config(path)
     else:
         from transformers import PreTrainedConfig
 
-        config, _ = PreTrainedConfig.get_config_dict(model)
-    if not isinstance(config, dict) or "model_type" not in config:
+        try:
+            config, _ = PreTrainedConfig.get_config_dict(model)
+        except OSError as error:
+            names = [name for fact in architectures() for name in (fact["name"], str(fact["id"]))]
+            why = f"no model of the table, no folder here, and not reachable on the Hub ({error})"
+            raise FileNotFoundError(f"{model!r} is {why}.{meant(model, names)}") from error
+    if "model_type" not in config:
         raise ValueError(f"{path} is no config of a model: it names no model_type.")
     return config

@@ -66,15 +66,18 @@ def claims_file(chapter: str) -> Path:
 
 
 def claims_page() -> str:
-    """Return the page of claims, from the files of all chapters."""
+    """Return the page of claims, from all chapters' files; ChapterError if one is damaged."""
     from jinja2 import Template
 
     template, said = Path(__file__).with_name("claims.md.jinja").read_text(encoding="utf-8"), []
     for chapter in chapters():
         where = {"where": f"[chapter {int(chapter[:2])}]({chapter}.ipynb)"}
-        if claims_file(chapter).exists():
-            claims = json.loads(claims_file(chapter).read_text(encoding="utf-8"))
-            said += [claim | where for claim in claims]
+        if (file := claims_file(chapter)).exists():
+            try:
+                said += [claim | where for claim in json.loads(file.read_text(encoding="utf-8"))]
+            except (ValueError, TypeError):
+                cure = "restore it with `git checkout -- results`, or run the chapter"
+                raise ChapterError(f"{file} is damaged: {cure}.") from None
     return Template(template).render(claims=CLAIMS, all=said)
 
 

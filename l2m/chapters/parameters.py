@@ -13,10 +13,11 @@ import functools
 import operator
 from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
+
+from l2m.files import meant
 
 _OPERATIONS = {ast.Pow: operator.pow, ast.Sub: operator.sub, ast.Mult: operator.mul}
 
@@ -117,11 +118,8 @@ def find(known: dict[str, Parameter], name: str) -> Parameter:
     """Return the declared parameter `name`, or raise ParameterError listing those there are."""
     if name in known:
         return known[name]
-    close = get_close_matches(name, known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ParameterError(
-        f"Unknown parameter {name!r}.{hint} The chapter takes: {', '.join(known)}."
-    )
+    took = f"The chapter takes: {', '.join(known)}."
+    raise ParameterError(f"Unknown parameter {name!r}.{meant(name, known)} {took}")
 
 
 def check_parameters(namespace: dict, **takes: tuple) -> None:

@@ -25,7 +25,7 @@ from l2m.chapters.contents import ChapterError, book_dir, notebooks_dir, read_no
 from l2m.chapters.parameters import ParameterError, declared_in, find
 from l2m.chapters.publish import as_text, expressions, other_roles, publish
 from l2m.chapters.staleness import stamp
-from l2m.files import ROOT, cache_dir, write_atomic
+from l2m.files import ROOT, cache_dir, held, write_atomic
 
 # What a run sets for its kernels: no progress bars in the outputs, the same l2m as the runner's.
 _ENVIRONMENT = {
@@ -107,7 +107,7 @@ def run_all(jobs: list[Job], at_once: int = 1, record: bool = False) -> list[str
                 if error is None:
                     tqdm.write(f"{job.chapter}: {future.result():.0f} s → {_short(job.output)}")
                 else:
-                    foreseen = isinstance(error, RunError | ChapterError)
+                    foreseen = isinstance(error, RuntimeError | ChapterError)
                     kind = "" if foreseen else f"{type(error).__name__}: "
                     tqdm.write(f"{job.chapter}: {kind}{error}", file=sys.stderr)
                     failures.append(job.chapter)
@@ -137,7 +137,7 @@ def run_chapter(job: Job, environment: dict) -> float:
     start = time.perf_counter()
     bar = {"desc": job.chapter, "disable": None, "leave": False}
     try:
-        with open(log, "w") as said:  # by the kernel's process, and not by a cell
+        with held(kept), open(log, "w") as said:  # by the kernel's process, and not by a cell
             kernel = {"cwd": path.parent, "env": environment, "stdout": said, "stderr": said}
             options = {"engine_name": _engine(), "progress_bar": bar, "kernel": kernel}
             executed = papermill.execute_notebook(path, kept, job.given, **options)

@@ -9,6 +9,7 @@ import inspect
 import time
 from functools import cache, partial
 from itertools import pairwise
+from math import inf
 
 import numpy as np
 import pandas as pd
@@ -54,10 +55,14 @@ def measure(
     fp32 always. So many `documents` are read, 0 for all (PG19 has 28,602, 11 GB of text). Y is also
     scored after so many tokens of another book as `warm` says, "4,16,64" (see `score`).
     """
-    given = locals()
+    given, half = locals(), length // 2
     if warm and not all(c.isdecimal() for c in warm.split(",")):
-        raise ValueError(f"warm is numbers of tokens, such as 4,16,64, not {warm!r}")
-    splits = [split for split in powers_of_two(length) if split <= (largest_split or length // 2)]
+        raise ValueError(f"--warm is numbers of tokens, such as 4,16,64, not {warm!r}")
+    _require("length", length, 4, inf)
+    _require("ratio", ratio, 2, half)
+    if largest_split:
+        _require("largest-split", largest_split, 2, half, ": half the length")
+    splits = [split for split in powers_of_two(length) if split <= (largest_split or half)]
     tables = {"": lambda scores, _: window_terms(scores)}
     tables["-positions"] = lambda scores, _: position_costs(scores)
     return tuple(_tables("information", measure, given, splits, ratio, tables))
@@ -74,6 +79,7 @@ def past_terms(
     2, 4, 8, …) to before the next, their number, and what they cost together (nats).
     """
     given, half = locals(), length // 2
+    _require("length", length, 2, inf)
     contexts = [0, *(4**k for k in range(half.bit_length()) if 4**k < half)]
     tables = {"": lambda scores, _: past_table(scores, half)}
     splits = [half - context for context in contexts]
@@ -104,6 +110,7 @@ def missed_terms(
     Parameters as in `measure`, whose scores of r = 2 are used if they are kept.
     """
     given = locals() | {"ratio": 2, "largest_split": 0, "partners": 1}
+    _require("length", length, 4, inf)
     return _tables("missed", missed_terms, given, powers_of_two(length), 2, {"": missed_table})[0]
 
 
@@ -124,6 +131,13 @@ def position_costs(scores) -> pd.DataFrame:
         stderr = "stderr" if kind == "nll" else f"{kind}_stderr"
         table.loc[at, stderr] = clustered_stderr(x, scores.groups)
     return table
+
+
+def _require(option: str, value: int, least: int, most: float, why="") -> None:
+    """ValueError, by the name of the option, for a value that makes no sense."""
+    if not least <= value <= most:
+        limits = f"at least {least}" if most == inf else f"from {least} to {most}"
+        raise ValueError(f"--{option} is {limits}{why}, not {value}.")
 
 
 def identity(corpus, model, documents=0) -> dict:

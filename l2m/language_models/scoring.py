@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm.auto import tqdm
 
-from l2m.information.resampling import members
+from l2m.information.resampling import is_integer, members
 from l2m.language_models.shards import Shards
 
 COMPILE_FROM = 1 << 26  # packed tokens; compiling layers takes as long as 2^25 of them without
@@ -54,8 +54,8 @@ def partner_permutation(n: int, groups=None, k: int = 1, seed: int = 0) -> np.nd
     from both terms of vCLUB without moving the mean. ValueError if one group holds more than half
     of the windows, or there are fewer than k such permutations.
     """
-    if k < 1:
-        raise ValueError(f"a window needs at least one partner, not {k}")
+    if not is_integer(k) or k < 1:
+        raise ValueError(f"a window needs an integer number of partners, at least one, not {k!r}")
     rng = np.random.default_rng(seed)
     groups, _ = members(groups, n)
     order = rng.permutation(n)
@@ -249,8 +249,10 @@ def _checked(windows, groups, splits, ratio, partners, n_partners, seed, model=N
                 f"token ids run from {windows.min()} to {windows.max()}, the model's vocabulary "
                 f"from 0 to {config.vocab_size - 1}: use the model's own tokenizer"
             )
-    if ratio != int(ratio) or ratio < 2:
-        raise ValueError(f"ratio must be an integer of at least 2, not {ratio}")
+    if not is_integer(ratio) or not 2 <= ratio <= max(2, length):
+        raise ValueError(f"ratio must be an integer from 2 to the length, {length}, not {ratio!r}")
+    if wrong := [s for s in (() if splits is None else splits) if not is_integer(s)]:
+        raise ValueError(f"splits must be integers, not {wrong[0]!r}")
     splits = powers_of_two(length, ratio) if splits is None else sorted({int(s) for s in splits})
     if not splits:
         raise ValueError(
@@ -264,8 +266,11 @@ def _checked(windows, groups, splits, ratio, partners, n_partners, seed, model=N
     if partners is None:
         partners = partner_permutation(n, groups, n_partners, seed)
     partners = np.asarray(partners)
-    if partners.shape[-1:] != (n,) or partners.min() < 0 or partners.max() >= n:
+    whole = partners.dtype.kind in "ui" and partners.shape[-1:] == (n,) and partners.size
+    if not whole or partners.min() < 0 or partners.max() >= n:
         raise ValueError(f"partners must be indices below {n} of shape ({n},) or (k, {n})")
+    if (own := np.argwhere(partners == np.arange(n))).size:
+        raise ValueError(f"window {own[0, -1]} is its own partner: give it one of another book")
     return windows.astype(np.int64), groups, splits, partners
 
 
@@ -273,7 +278,8 @@ def _bos(model, bos_token_id):
     config = model.config.get_text_config()
     bos = config.bos_token_id if bos_token_id is None else bos_token_id
     if bos is None:
-        raise ValueError("the model names no BOS token: pass bos_token_id=… (often its EOS token)")
+        cure = "give its id (--bos, bos_token_id=…), often that of its EOS token"
+        raise ValueError(f"the model names no BOS token: {cure}")
     if not 0 <= bos < config.vocab_size:
         raise ValueError(f"the BOS token is from 0 to {config.vocab_size - 1}, not {bos}")
     return int(bos)

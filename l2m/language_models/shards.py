@@ -23,8 +23,8 @@ CURE = "remove it, and what else is there is kept"
 class Shards:
     """The finished and missing shards of one scoring run; without a folder, kept in memory.
 
-    As a context it holds the folder's lock. Under `torchrun` each process takes every world-th
-    shard, and all wait for the last before they merge.
+    As a context it holds the lock beside the folder. Under `torchrun` each process takes every
+    world-th shard, and all wait for the last before they merge.
     """
 
     def __init__(self, folder, model, settings: dict, size: int):
@@ -42,7 +42,7 @@ class Shards:
     def __enter__(self):
         with ExitStack() as stack:  # lets the lock go if what follows fails
             if self.folder is not None:
-                stack.enter_context(held(self.folder / f"rank-{self.rank}"))
+                stack.enter_context(held(self.folder, self.rank == 0))
                 self._check()
             self.lock = stack.pop_all()
         return self

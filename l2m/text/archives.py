@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from l2m.files import DamagedFile, cache_dir, intact, sha256, write_atomic
+from l2m.files import DamagedFile, cache_dir, intact, sha256, write_atomic, writing
 from l2m.text import cleaning
 
 COLUMNS = ["short_book_title", "author", "publication_date", "language", "url", "text"]
@@ -35,7 +35,7 @@ class Archive(NamedTuple):
     texts: str
 
 
-_pins = json.loads(Path(__file__).with_name("archives.json").read_text())
+_pins = json.loads(Path(__file__).with_name("archives.json").read_text(encoding="utf-8"))
 ARCHIVES = {name: Archive(**pins) for name, pins in _pins["archives"].items()}
 HUB: dict[str, dict] = _pins["hub"]  # arguments of `datasets.load_dataset`
 KJV_TEXTS, KJV_FILE = _pins["kjv"], _pins["kjv_file"]
@@ -132,7 +132,8 @@ def _download(name: str) -> bytes:
     url = f"https://github.com/{ARCHIVES[name].repository}/archive/{ARCHIVES[name].commit}.zip"
     get = pooch.HTTPDownloader(timeout=60, progressbar=True)
     try:  # a zip is made anew at each request: what is checked is the texts in it
-        file = pooch.retrieve(url, None, path=cache_dir() / "downloads", downloader=get)
+        with writing(cache_dir() / "downloads"):
+            file = pooch.retrieve(url, None, path=cache_dir() / "downloads", downloader=get)
         return Path(file).read_bytes()
     except OSError as error:
         raise ConnectionError(
@@ -154,7 +155,8 @@ def _rebuild(name: str, archive: bytes) -> pd.DataFrame:
                 url = f"{home}/corpus/{Path(file).name}"
                 rows.append([title, author, int(year), "eng", url, text])
         else:
-            listed = json.loads(Path(__file__).with_name("eltec.json").read_text())[name]
+            file = Path(__file__).with_name("eltec.json")
+            listed = json.loads(file.read_text(encoding="utf-8"))[name]
             found = {Path(file).stem: file for file in zipped.namelist() if "/level1/" in file}
             if missing := [stem for stem in listed if stem not in found]:
                 raise ValueError(f"The archive of {name!r} no longer has {', '.join(missing)}.")
@@ -170,7 +172,11 @@ def hub_documents(name: str) -> Iterator[dict]:
     from datasets import load_dataset
 
     try:
-        for row in load_dataset(**HUB[name], split="train", streaming=True):
+        rows = load_dataset(**HUB[name], split="train", streaming=True)
+        for number, row in enumerate(rows):
+            if not isinstance(row["text"], str):
+                cure = f"measure those before it, say with --documents {number}"
+                raise ValueError(f"Document {number} of {name!r} has no text: {cure}.")
             clean = cleaning.unwrap if name == "pg19" else cleaning.plain_lines
             row["text"] = clean(row["text"])
             yield {"short_book_title": row.pop("title", ""), **row}

@@ -17,13 +17,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
 
-from l2m.files import digest, tree_digest
+from l2m.files import digest, meant, tree_digest
 from l2m.text import archives, cleaning
-from l2m.text.archives import ARCHIVES, HUB, complete
+from l2m.text.archives import ARCHIVES, COLUMNS, HUB, complete
 from l2m.text.token_files import TokenFile, tokenised
 from l2m.text.windows import Windows, draw_windows
 
+# A table that unpacks to more bytes, and so many times those of its file, holds no text.
+UNPACKED, RATIO = 1 << 28, 100
+TOGETHER = 64  # text files that are read at once
+CONVERT = "convert it, say with `iconv -f UTF-16 -t UTF-8`."
 # What no person would call a document: hidden, of a tool's own, or about the folder.
 NO_DOCUMENT = re.compile(r"[.~]|__|_(common_)?metadata\.|(readme|licen[cs]e|copying)\.", re.I)
 
@@ -48,7 +55,8 @@ class Corpus:
 
     def tokens(self, tokenizer) -> list[np.ndarray]:
         """Token ids of every document, no special ones: slices of a file that is made once."""
-        about = [[self.name, self.fingerprint, self.titles, self.table["author"].tolist()]]
+        authors = list(map(str, self.table["author"]))
+        about = [[self.name, self.fingerprint, list(map(str, self.titles)), authors]]
         return tokenised(_books(self.name, self.table), tokenizer, about).documents()
 
     def windows(self, tokenizer, length: int, n: int, seed: int = 0) -> Windows:
@@ -62,6 +70,7 @@ class Corpus:
         """
         if length < 1 or n < 1:
             raise ValueError(f"Windows need length ≥ 1 and n ≥ 1, not {length} and {n}.")
+        _require_fast(tokenizer)
         found = draw_windows(self.texts, tokenizer, length, n, seed)
         if len(found.tokens) < n:
             held = f"{self.name} holds {len(found.tokens)} windows of {length} tokens"
@@ -99,11 +108,12 @@ def load_corpus(name_or_path: str | Path, limit: int | None = None) -> Corpus:
     elif name in ARCHIVES:
         table = archives.archive_table(name)
     elif Path(name).exists():
-        table = pd.concat(map(_read_file, text_files(name)), ignore_index=True)
+        files = tqdm(text_files(name), "texts", unit="file", delay=5)
+        table = pd.concat(_read_files(files), ignore_index=True)
     else:
         raise FileNotFoundError(
             f"There is no corpus, file or folder {name!r}: give the path of a .txt or .parquet "
-            f"file or of a folder of them, or one of {', '.join(known)}."
+            f"file or of a folder of them, or one of {', '.join(known)}.{meant(name, known)}"
         )
     if name in HUB or name not in known:
         _report_equal(name, table["short_book_title"], [digest(text) for text in table["text"]])
@@ -129,14 +139,19 @@ def token_file(names, tokenizer, limit: int | None = None) -> TokenFile:
     kept, all when None. Errors as of `load_corpus`; ValueError also for a `transformers` tokenizer
     that is slow, or has no token that could begin a sequence; DamagedFile if the file is damaged.
     """
-    if not tokenizer.is_fast:
-        raise ValueError("this is no fast tokenizer: it cannot say where paragraphs start")
+    _require_fast(tokenizer)
     about = [[str(name), _identity(name), limit] for name in names]
     file = tokenised(_documents(names, limit), tokenizer, about)
     if file.bos_token_id is None:
         raise ValueError("the tokenizer names no token that could begin a sequence")
     _report_equal(", ".join(map(str, names)), file.books["title"], file.books["sha256"])
     return file
+
+
+def _require_fast(tokenizer) -> None:
+    if not getattr(tokenizer, "is_fast", True):
+        problem = f"{type(tokenizer).__name__} is no fast tokenizer: it cannot say where paragraphs"
+        raise ValueError(f"{problem} start; name a model or folder that has a tokenizer.json.")
 
 
 def _report_equal(name, titles, keys) -> None:
@@ -157,7 +172,7 @@ def _documents(names, limit) -> Iterator[tuple[dict, str]]:
         if name in HUB:
             tables = (complete(pd.DataFrame([row])) for row in archives.hub_documents(name))
         elif Path(name).is_dir():
-            tables = map(_read_file, text_files(name))
+            tables = _read_files(text_files(name))
         else:
             tables = [load_corpus(name).table]
         books = (book for table in tables for book in _books(name, table))
@@ -176,40 +191,85 @@ def _identity(name) -> str:
 
 
 def text_files(path: str | Path) -> list[Path]:
-    """The `.txt` and `.parquet` files of a folder, sorted by path; or the one that is named."""
+    """The `.txt` and `.parquet` files of a folder, sorted by path; or the one that is named.
+
+    FileNotFoundError if there are none; ValueError for a pipe, or a name that is not UTF-8.
+    """
     path, files = Path(path), [Path(path)]
+    if path.exists() and not (path.is_dir() or path.is_file()):
+        raise ValueError(f"{path} is neither a file nor a folder: write its text to a .txt file.")
     if path.is_dir():
         files = [f for f in path.rglob("*") if f.is_file()]
         files = [f for f in files if not any(map(NO_DOCUMENT.match, f.relative_to(path).parts))]
     files = sorted(file for file in files if file.suffix.lower() in (".txt", ".parquet"))
     if not files:
         raise FileNotFoundError(f"{path} holds no .txt or .parquet file.")
+    for name in map(str, files):
+        if name.encode(errors="replace").decode() != name:
+            raise ValueError(f"The name {name!r} is not UTF-8: rename it.")
     return files
 
 
-def _read_file(file: Path) -> pd.DataFrame:
-    """The documents of a file, their line ends as "\\n"; ValueError if they are no text."""
-    cure = "convert it, say with `iconv -f UTF-16 -t UTF-8`."
-    if parquet := file.suffix.lower() == ".parquet":
-        try:
-            table = pd.read_parquet(file)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{file} is no parquet file: {error}") from error
-        if "text" not in table:
-            raise ValueError(f"{file} has no column 'text', only {', '.join(map(str, table))}.")
-    else:
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{file} is not UTF-8 ({error}): {cure}") from error
-        table = pd.DataFrame({"short_book_title": [file.stem], "text": [text]})
-    if table.empty:
-        raise ValueError(f"{file} is empty: a document needs text.")
-    for row, text in enumerate(table["text"]):
-        where = f" in row {row}" if parquet else ""
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{file} is empty{where}: a document needs text.")
-        if cleaning.is_binary(text):
-            problem = "is not UTF-8 (it has null or control characters)"
-            raise ValueError(f"{file} {problem}{where}: {cure}")
-    return complete(table.assign(text=[cleaning.plain_lines(text) for text in table["text"]]))
+def _read_files(files) -> Iterator[pd.DataFrame]:
+    """The documents of files, a table for each that is one, else for some together."""
+    for is_table, some in itertools.groupby(files, lambda file: file.suffix.lower() == ".parquet"):
+        for file in some if is_table else ():
+            table = _read_parquet(file)
+            if table.empty:
+                raise ValueError(f"{file} is empty: a document needs text.")
+            texts = [_plain(text, file, f" in row {row}") for row, text in enumerate(table["text"])]
+            yield complete(table.assign(text=texts))
+        while part := list(itertools.islice(some, TOGETHER)):
+            texts = [_plain(_read_text(file), file) for file in part]
+            titles = [file.stem for file in part]
+            yield complete(pd.DataFrame({"short_book_title": titles, "text": texts}))
+
+
+def _plain(text, file: Path, where: str = "") -> str:
+    """A text, its line ends as "\\n"; ValueError if it is none."""
+    if not isinstance(text, str) and not (pd.api.types.is_scalar(text) and pd.isna(text)):
+        said = f"holds {type(text).__name__}, not text,{where}"
+        raise ValueError(f"{file} {said}: make its column 'text' one of strings.")
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{file} is empty{where}: a document needs text.")
+    if cleaning.is_binary(text):
+        problem = "is not UTF-8 (it has null or control characters)"
+        raise ValueError(f"{file} {problem}{where}: {CONVERT}")
+    return cleaning.plain_lines(text)
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 ({error}): {CONVERT}") from error
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}.") from error
+
+
+def _read_parquet(file: Path) -> pd.DataFrame:
+    """The columns of a corpus in a parquet file; ValueError if it is none, or holds no text."""
+    most, size, batches = max(UNPACKED, RATIO * file.stat().st_size), 0, []
+    try:
+        with pq.ParquetFile(file) as parquet:
+            names, about = parquet.schema_arrow.names, parquet.metadata
+            if names.count("text") != 1:
+                many = "more than one column" if "text" in names else "no column"
+                raise ValueError(f"{file} has {many} 'text', only {', '.join(names)}.")
+            packed = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+            rows = max(1, min(most // max(1, packed), 1 << 16))  # a row may hold all of it
+            wanted = [name for name in COLUMNS if name in names]
+            for batch in parquet.iter_batches(rows, columns=wanted) if packed <= most else ():
+                batches.append(batch)
+                columns = (c.dictionary_decode() if hasattr(c, "indices") else c for c in batch)
+                size += sum(column.nbytes for column in columns)
+                if size > most:
+                    break
+        if max(packed, size) > most:
+            much = f"unpacks to more than {most:,} bytes, and over {RATIO} times its own"
+            raise ValueError(f"{file} {much}, which no text does: see what is in it.")
+        if not batches:
+            return pd.DataFrame({"text": []})
+        return pa.Table.from_batches(batches).replace_schema_metadata().to_pandas()
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no parquet file: {error}") from error

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from l2m.files import cache_dir, digest, held, opened, seal, tree_digest, write_atomic
+from l2m.files import cache_dir, digest, held, opened, seal, tree_digest, write_atomic, writing
 
 SCHEMA = "tokens 2"
 
@@ -91,7 +91,7 @@ def tokenised(documents: Iterable, tokenizer, about) -> TokenFile:
     about = {"tokenizer": tokenizer_key(tokenizer), "corpora": about}
     folder = cache_dir() / "tokens" / digest(SCHEMA, about)[:16]
     if not folder.exists():
-        with held(folder, wait=True):
+        with held(folder, wait=True), writing(folder):
             if not folder.exists():
                 _make(folder, documents, tokenizer, about)
     return TokenFile(folder)

@@ -34,7 +34,7 @@ def draw_windows(texts, tokenizer, length: int, n: int, seed: int) -> Windows:
             else:
                 del alive[book]
     groups, starts, tokens = zip(*picked, strict=True) if picked else ((), (), ())
-    tokens = np.array(tokens, np.int64).reshape(-1, length)
+    tokens = np.array(tokens, np.int64).reshape(len(picked), length if picked else 0)
     return Windows(tokens, np.array(groups, int), np.array(starts, int))
 
 

@@ -31,7 +31,7 @@ def save(folder, step: int, rows: list, model, optimiser, about: dict) -> Path:
 
 def load_latest(folder, model, optimiser, about: dict) -> tuple[int, list]:
     """Load the newest intact checkpoint: step, rows, or 0, []; RuntimeError if another run's."""
-    for path in _intact(folder):
+    for path in _intact(folder) if folder else ():
         with safe_open(path, framework="pt") as file, torch.no_grad():
             header = file.metadata()
             found = json.loads(header["about"])

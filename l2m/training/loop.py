@@ -27,6 +27,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
+from l2m.files import held
 from l2m.language_models.models import default_device, device_name, weights_sha256
 from l2m.training import acceleration
 from l2m.training.checkpoints import load_latest, save
@@ -82,15 +83,14 @@ def train(
     device, tokens, tokens_per_second and model_flops_share (None for a card that is not known).
 
     Raises ModuleNotFoundError if a Mamba is to train on a GPU without its kernels; RuntimeError if
-    the folder holds another run's checkpoints, compiled layers give other numbers than plain ones,
-    or the loss stops being a number; TypeError if there is a folder, but the task has no `about`;
-    ValueError if the batch does not divide among
-    processes and parts, or there can be no graph.
+    the folder holds another run's checkpoints, or is used by one, compiled layers give other
+    numbers than plain ones, or the loss stops being a number; CannotWrite if the disk takes no
+    checkpoint; TypeError if there is a folder, but the task has no `about`; ValueError if the batch
+    does not divide among processes and parts, or there can be no graph.
     """
     device = torch.device(device or default_device())
     run = _Run(model, task, config, device)
     about = _identity(model, task, config) if folder else {}
-    start, rows = load_latest(folder, model, run.optimiser, about) if folder else (0, [])
     tokens = config.batch_size * task.length
     flops = acceleration.flops_per_token(model, task.length)
     peak = acceleration.peak_flops(device) * run.world
@@ -103,6 +103,8 @@ def train(
         return done == config.steps or done % (every or config.steps) == 0
 
     with (
+        held(folder, folder and run.rank == 0),
+        nullcontext(load_latest(folder, model, run.optimiser, about)) as (start, rows),
         tqdm(total=config.steps * tokens, initial=start * tokens, **shown) as bar,
         acceleration.prepared(model, config.compile),
     ):

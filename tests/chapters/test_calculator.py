@@ -114,7 +114,7 @@ def test_one_model_is_described(tmp_path, as_what):
 def test_what_is_no_config_is_refused(tmp_path):
     path = tmp_path / "config.json"
     path.write_text("[1]")
-    with pytest.raises(ValueError, match="no config of a model"):
+    with pytest.raises(ValueError, match="config.json is damaged, no JSON object"):
         described(str(path), 0.75, 1000)
     with pytest.raises(OSError, match="missing.json"):
         described("missing.json", 0.75, 1000)

@@ -10,6 +10,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from project import METADATA
 
 from l2m.chapters import contents
+from l2m.chapters.contents import ChapterError
 from l2m.files import ROOT
 from l2m.information.entropy import entropy
 
@@ -32,6 +33,15 @@ def root(tmp_path, monkeypatch):
     for name in ("01_a", "02_b"):
         (tmp_path / "notebooks" / f"{name}.ipynb").touch()
     return tmp_path
+
+
+@pytest.mark.parametrize("text", ["", "[{", "<<<<<<< HEAD", "7", "[7]", '[{"id": "\udcff"}]'])
+def test_damaged_claims_are_named(root, text):
+    file = contents.claims_file("01_a")
+    file.parent.mkdir(parents=True)
+    file.write_text(text, errors="surrogateescape")
+    with pytest.raises(ChapterError, match=f"{file} is damaged: restore it"):
+        contents.claims_page()
 
 
 def test_claims_are_those_of_the_chapters(root):

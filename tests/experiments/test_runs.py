@@ -2,10 +2,12 @@
 
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 
 from l2m.experiments.runs import run_all, visible_devices
+from l2m.files import CannotWrite
 
 WRITE = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); "
 
@@ -48,6 +50,20 @@ def test_after_the_deadline_nothing_is_started(tmp_path):
 
 def test_a_command_that_is_not_there_is_a_failure(tmp_path):
     assert "no-such" in run_all({"x": ["no-such-program"]}, tmp_path)["x"]
+
+
+def test_a_disk_that_is_full_is_said_although_the_log_cannot_be_written(tmp_path, monkeypatch):
+    from l2m.experiments import runs
+
+    @contextmanager
+    def full(path):
+        if path.suffix == ".log":
+            raise CannotWrite(f"cannot write {path}")
+        yield
+
+    monkeypatch.setattr(runs, "writing", full)
+    failures = run_all({"x": python("sys.exit(1)"), "y": python("")}, tmp_path)
+    assert failures == {"x": f"cannot write {tmp_path / 'x.log'}"}
 
 
 def test_an_interrupt_ends_the_processes(tmp_path, monkeypatch):

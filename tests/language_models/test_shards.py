@@ -150,7 +150,7 @@ def test_a_damaged_manifest_is_named(windows, tmp_path):
 
 def test_two_runs_do_not_mix(windows, tmp_path):
     with (
-        FileLock(tmp_path / "rank-0.lock"),
+        FileLock(f"{tmp_path}.lock"),
         pytest.raises(RuntimeError, match="another run is using"),
     ):
         scored(windows, tmp_path)
