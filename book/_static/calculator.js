@@ -50,7 +50,7 @@
   OWN_ROWS.forEach(([label, slots, layers, scalars, window]) => {
     const cell = (name, value, min, title) => element("td", value === null ? {} : { "data-label": title }, value === null ? "" : element("input", {
       id: `lc-${slots}-${name}`, type: "number", min, max: 1e12, step: 1, value, "aria-label": `${label}: ${title}` }));
-    $("rows").append(element("tr", {}, element("th", { scope: "row" }, label), cell("layers", layers, 0, "layers"), cell("scalars", scalars, 1, "scalars a layer"), cell("window", window, 2, "window")));
+    $("rows").append(element("tr", {}, element("th", { scope: "row" }, label), cell("layers", layers, 0, "layers"), cell("scalars", scalars, 1, "scalars per layer"), cell("window", window, 2, "window")));
   });
 
   const value = (id) => ($(id).checkValidity() ? $(id).valueAsNumber : NaN);

@@ -1,7 +1,8 @@
 """What the book holds: its chapters, and the pages that are made from these and from other files.
 
-Sources of chapters are in ``notebooks/``, executed ones in ``book/``. `l2m build` makes the page of
-claims, from what the chapters said; the references; and the first page's picture, chapter 1's.
+Sources of chapters are in ``notebooks/``, executed ones in ``book/``. `l2m build` makes the first
+page and the page of claims, from what the chapters said; the status; the references; and the first
+page's picture, chapter 1's.
 """
 
 import json
@@ -13,6 +14,7 @@ from l2m.files import ROOT, write_atomic
 # Of the paper, and where it makes them.
 CLAIMS = json.loads(Path(__file__).with_name("claims.json").read_text(encoding="utf-8"))
 ARGUMENT = "th-fig-state"  # the figure of chapter 1 that is on the first page
+BOX = "came-out"  # the cell of a chapter that says what came out of it
 
 
 class ChapterError(ValueError):
@@ -65,11 +67,47 @@ def claims_file(chapter: str) -> Path:
     return ROOT / "results" / chapter / "claims.json"
 
 
-def claims_page() -> str:
-    """Return the page of claims, from all chapters' files; ChapterError if one is damaged."""
+def came_out() -> dict[str, str]:
+    """Return the points of the boxes *What came out* of executed chapters, by their bold words."""
+    found = {}
+    for path in sorted(book_dir().glob("*.ipynb")):
+        where = f"([chapter {int(path.stem[:2])}]({path.name}))"
+        for cell in read_notebook(path).cells:
+            if cell.id == BOX:
+                points = cell.source.split("\n* **")[1:]
+                points = [point.split("\n\n")[0].split(".** ", 1) for point in points]
+                found |= {name: f"{' '.join(text.split())} {where}" for name, text in points}
+    return found
+
+
+def first_page() -> str:
+    """Return the first page, with points of what came out of the chapters."""
+    return _render("index", out=came_out())
+
+
+def _render(name: str, **values) -> str:
     from jinja2 import Template
 
-    template, said = Path(__file__).with_name("claims.md.jinja").read_text(encoding="utf-8"), []
+    template = Path(__file__).with_name(f"{name}.md.jinja").read_text(encoding="utf-8")
+    return Template(template).render(values).rstrip() + "\n"
+
+
+def status_page() -> str:
+    """Return the page of what ran, and of what is recorded and how it was made."""
+    ran, recorded = {}, {}
+    for path in sorted(book_dir().glob("*.ipynb")):
+        ran[path.stem] = read_notebook(path).metadata.get("l2m", {})
+        commands = recorded[path.stem] = {}
+        for file in sorted((ROOT / "results" / path.stem).glob("*.json")):
+            if file != claims_file(path.stem):
+                about = json.loads(file.read_text(encoding="utf-8"))
+                commands.setdefault(about["command"], []).append(about)
+    return _render("status", ran=ran, recorded=recorded)
+
+
+def claims_page() -> str:
+    """Return the page of claims, from all chapters' files; ChapterError if one is damaged."""
+    said = []
     for chapter in chapters():
         where = {"where": f"[chapter {int(chapter[:2])}]({chapter}.ipynb)"}
         if (file := claims_file(chapter)).exists():
@@ -78,7 +116,7 @@ def claims_page() -> str:
             except (ValueError, TypeError):
                 cure = "restore it with `git checkout -- results`, or run the chapter"
                 raise ChapterError(f"{file} is damaged: {cure}.") from None
-    return Template(template).render(claims=CLAIMS, all=said)
+    return _render("claims", claims=CLAIMS, all=said)
 
 
 def references_page() -> str:
@@ -110,6 +148,8 @@ def argument() -> str:
 
 def write_pages() -> None:
     """Write the pages that are made from other files."""
+    write_atomic(book_dir() / "index.md", first_page())
     write_atomic(book_dir() / "reproduction.md", claims_page())
     write_atomic(book_dir() / "references.md", references_page())
+    write_atomic(book_dir() / "status.md", status_page())
     write_atomic(book_dir() / "argument.svg", argument())

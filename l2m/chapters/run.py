@@ -1,8 +1,9 @@
 """Run chapters with papermill: checked before, progress while, whole or not at all after.
 
 A chapter runs into the cache folder, where its time is noted, too. The numbers in its text are
-computed where they stand. Only when all its cells have run is it cleaned of what belongs to the
-machine, and moved into place: a failure, Ctrl-C or a kill leaves ``book/`` alone.
+computed where they stand, and those above its first code when all has run. Only then is it cleaned
+of what belongs to the machine, and moved into place: a failure, Ctrl-C or a kill leaves ``book/``
+alone.
 """
 
 import functools
@@ -163,8 +164,21 @@ def _engine() -> str:
 
     class Client(PapermillNotebookClient):
         def execute_cell(self, cell, cell_index, **options):
+            cells = self.nb.cells
+            first = next((i for i, c in enumerate(cells) if c.cell_type == "code"), 0)
+            if cell.cell_type == "code":
+                super().execute_cell(cell, cell_index, **options)
+            elif cell_index >= first:
+                self.compute(cell_index)
+            if cell_index == len(cells) - 1:
+                for index in range(first):  # what stands above all code is about the results
+                    self.compute(index)
+            return cells[cell_index]
+
+        def compute(self, cell_index):
+            cell = self.nb.cells[cell_index]
             if cell.cell_type != "markdown":
-                return super().execute_cell(cell, cell_index, **options)
+                return
             try:
                 if other := other_roles(cell.source):
                     raise ValueError(f"{other[0]} in its text has another role than `eval`")
@@ -172,7 +186,6 @@ def _engine() -> str:
                     cell.metadata["eval"] = [[asked, _value(self, asked)] for asked in wanted]
             except ValueError as error:
                 raise RunError(f"cell {cell_index} failed: {error}") from None
-            return cell
 
     class Engine(NBClientEngine):
         @classmethod

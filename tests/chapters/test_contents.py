@@ -6,7 +6,7 @@ import re
 import nbformat
 import numpy as np
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from project import METADATA
 
 from l2m.chapters import contents
@@ -59,6 +59,14 @@ def test_claims_are_those_of_the_chapters(root):
     assert "- Here: 0.5 ± 0.1\n- Under which condition: 97 novels\n" in page
 
 
+def test_the_first_page_has_what_came_out_of_chapters(root):
+    text = ":::{admonition} What came out\n\n* **The law.** It\n  bends, by 0.1.\n* **Not.** No.\n"
+    box = new_markdown_cell(f"{text}\nBooks.\n\n:::", id=contents.BOX)
+    nbformat.write(new_notebook(cells=[box], metadata=METADATA), root / "book" / "02_b.ipynb")
+    where = "([chapter 2](02_b.ipynb))"
+    assert contents.came_out() == {"The law": f"It bends, by 0.1. {where}", "Not": f"No. {where}"}
+
+
 def test_references_have_headings_to_link_to(root):
     (root / "book" / "references.bib").write_text(BOOKS, encoding="utf-8")
     page = contents.references_page()
@@ -76,7 +84,7 @@ def test_the_first_pages_picture_is_chapter_ones(root):
     contents.write_pages()
     assert (root / "book" / "argument.svg").read_text() == "<svg/>"
     assert sorted(p.suffix for p in (root / "book").iterdir()) == sorted(
-        [".bib", ".ipynb", ".md", ".md", ".svg"]
+        [".bib", ".ipynb", *[".md"] * 4, ".svg"]
     )
 
 

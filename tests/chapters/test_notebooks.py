@@ -82,6 +82,17 @@ def test_cells_are_short_and_begin_with_a_title(notebook):
         assert max(map(len, lines)) <= CODE_WIDTH, cell.source
 
 
+def test_it_begins_with_what_came_out_and_ends_with_exercises(notebook):
+    kinds = [cell.cell_type for cell in notebook.cells]
+    above = texts(notebook)[: kinds.index("code")]
+    assert len(expressions(above[-1])) >= 3 and all(expressions(text) == [] for text in above[:-1])
+    assert re.match(r":::\{admonition\} What came out\n\n(\* \*\*.*\.?\*\*)", above[-1])
+    text = "\n".join(texts(notebook))
+    asked = re.findall(r"^:::\{exercise\}.*\n:label: ([\w-]+)$", text, re.MULTILINE)
+    solved = re.findall(r"^:::\{solution\} ([\w-]+)\n:class: dropdown$", text, re.MULTILINE)
+    assert len(asked) >= 2 and asked == solved
+
+
 @pytest.mark.slow
 def test_what_the_pages_fold_is_folded_in_jupyterlab_too(notebook, tmp_path):
     for cell in code_cells(notebook):

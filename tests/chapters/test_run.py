@@ -85,6 +85,18 @@ def test_numbers_in_text_are_computed_where_they_stand(project):
 
 
 @pytest.mark.chapters
+def test_numbers_above_all_code_are_those_of_its_end(project):
+    project.chapter("01_a", "share = 0.25", "share = 0.5")
+    path = project.root / "notebooks" / "01_a.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_markdown_cell("In the end {eval}`share`."))
+    nbformat.write(notebook, path)
+    assert project.l2m("run").returncode == 0
+    assert project.executed("book/01_a.ipynb").cells[0].source == "In the end 0.5."
+    assert project.l2m("check").returncode == 0
+
+
+@pytest.mark.chapters
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -69,11 +69,15 @@ def test_an_executed_chapter_has_its_numbers_and_links_in_its_text(path):
 def test_pages_made_from_others_are_up_to_date():
     again = "run `l2m build`"
     made = {"reproduction.md": contents.claims_page(), "references.md": contents.references_page()}
+    made |= {"index.md": contents.first_page(), "status.md": contents.status_page()}
     for name, text in made.items():
         assert (ROOT / "book" / name).read_text(encoding="utf-8") == text, again
     assert (ROOT / "book" / "argument.svg").read_text(encoding="utf-8") == contents.argument(), (
         again
     )
+    template = (ROOT / "l2m" / "chapters" / "index.md.jinja").read_text(encoding="utf-8")
+    named = {eval(name) for name in re.findall(r'out\[(".+?")\]', template)}
+    assert named and named <= contents.came_out().keys()
     for id in contents.CLAIMS:
         assert f"**{id}**" in made["reproduction.md"]
     assert not re.search(r"\bnan\b", made["reproduction.md"])
