@@ -162,6 +162,7 @@ def measure(
     dtype: Annotated[Dtype, _option(help="Of the model; by default bfloat16.")] = None,
     seed: Annotated[Count, _count("Of windows and partners; by default 0.")] = None,
     documents: Annotated[Count, _count("Read so many of the corpus; by default all.")] = None,
+    server: Annotated[Text, _option(metavar="URL", help="Where the model is served.")] = None,
     record: Record = False,
 ) -> None:
     """Measure a corpus under a language model.

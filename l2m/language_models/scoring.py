@@ -127,7 +127,10 @@ def score(
     folder=None,
     progress=True,
 ) -> Scores:
-    """Log-likelihoods of windows under a causal language model (`load_model`), at every split.
+    """Log-likelihoods of windows under a causal language model, at every split.
+
+    `model` is from `load_model`, or a `ServedModel`, which `method`, `batch_size` and
+    `compile_layers` do not concern.
 
     `windows` are (n, T) token ids without BOS, T at most the model's context, with `groups`, the
     book of each (n,); or `Corpus.windows`, which has both. `splits` are the ℓ's, by default 2, 4,
@@ -151,6 +154,7 @@ def score(
     import torch
 
     from l2m.language_models import packing
+    from l2m.language_models.served import SHARD, ServedModel
     from l2m.language_models.trust import exact_way, made_up, require_causal, require_finite
 
     windows, groups, splits, partners = _checked(
@@ -158,8 +162,14 @@ def score(
     )
     bos = _bos(model, bos_token_id)
     n, length = windows.shape
-    device = model.get_input_embeddings().weight.device
     partner_rows = np.atleast_2d(partners)  # (k, n)
+    settings = {"windows": windows, "partners": partners, "splits": splits, "ratio": ratio}
+    settings |= {"bos_token_id": bos}
+    if isinstance(model, ServedModel):
+        with Shards(folder, model, settings, SHARD) as shards:
+            model.fill(shards, windows, partner_rows, splits, ratio, bos, check, progress)
+            return _scores(shards.merged(), splits, partners, ratio, groups)
+    device = model.get_input_embeddings().weight.device
     shape = length, tuple(splits), ratio, len(partner_rows)
     packed_length = packing.layout(*shape).length
     if compile_layers is None:
@@ -192,8 +202,7 @@ def score(
         require_finite(model, values, rows, own, others, n)
         return values, own[:wanted], others[:, :wanted]
 
-    settings = {"windows": windows, "partners": partners, "splits": splits, "ratio": ratio}
-    settings |= {"bos_token_id": bos, "method": method, "batch_size": batch_size}
+    settings |= {"method": method, "batch_size": batch_size}
     settings |= {"compile_layers": compile_layers, "device": device.type}
     with torch.inference_mode(), Shards(folder, model, settings, 4 * batch_size) as shards:
         missing = shards.missing()
@@ -211,11 +220,17 @@ def score(
                 bar.update(len(rows[i : i + batch_size]))
             shards.write(number, {key: np.concatenate([p[key] for p in parts]) for key in parts[0]})
         bar.close()
-        values = shards.merged()
+        return _scores(shards.merged(), splits, partners, ratio, groups)
+
+
+def _scores(values, splits, partners, ratio, groups) -> Scores:
+    """Scores from arrays by ("joint",), ("marginal", ℓ) and ("shuffled", ℓ, k)."""
     marginal, shuffled = {}, {}
     for split in splits:
         marginal[split] = values["marginal", split]
-        every = np.stack([values["shuffled", split, k] for k in range(len(partner_rows))])
+        every = np.stack(
+            [values["shuffled", split, k] for k in range(len(np.atleast_2d(partners)))]
+        )
         shuffled[split] = every.reshape(*partners.shape, -1)
     return Scores(values["joint",], marginal, shuffled, partners, ratio, groups)
 
