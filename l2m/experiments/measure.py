@@ -156,7 +156,7 @@ def _tables(what, function, given, splits, ratio, tables) -> list[pd.DataFrame]:
     """
     name, documents, server = given.pop("name"), given.pop("documents", 0), given.pop("server")
     params = given | identity(given["corpus"], given["model"], documents)
-    command, model = command_line(what, function, name, params | {"server": server}), None
+    command, model = command_line(what, function, name, params | {"server": server and "URL"}), None
     if server:
         from l2m.language_models.served import ServedModel  # brings torch
 
