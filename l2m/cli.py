@@ -193,6 +193,7 @@ def measure(
     warm: Annotated[
         Text, _option(metavar="C,C", help="Price Y also after c tokens of another book.")
     ] = None,
+    server: Annotated[Text, _option(metavar="URL", help="Where the model is served.")] = None,
     record: Record = False,
 ) -> None:
     """Measure a corpus under a language model.

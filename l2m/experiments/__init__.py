@@ -2,5 +2,6 @@
 
 Measurements of a corpus (`measure`); training runs as processes, and their grids (`runs`), on
 Gaussian sequences (`gaussian`) and on books (`books`); the loss by position on held-out books
-(`position_losses`); models whose memory is counted in bits (`bottleneck`).
+(`position_losses`); models whose memory is counted in bits (`bottleneck`); what a cache of words
+adds to a model (`word_cache`).
 """

@@ -14,13 +14,13 @@ from math import inf
 import numpy as np
 import pandas as pd
 
+from l2m.experiments.word_cache import missed_table
 from l2m.files import cache_dir, digest
 from l2m.information.bipartite import bipartite_mi, window_terms
 from l2m.information.resampling import clustered_stderr
 from l2m.language_models import models
 from l2m.language_models.models import EMBEDDED
 from l2m.language_models.scoring import powers_of_two, score
-from l2m.language_models.word_cache import missed_table
 from l2m.results import recorded
 from l2m.text.corpora import fingerprint, load_corpus
 
@@ -41,6 +41,7 @@ def measure(
     seed: int = 0,
     documents: int = 0,
     warm: str = "",
+    server: str = "",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score windows of a corpus, or read what was recorded under `name` for these parameters.
 
@@ -53,7 +54,9 @@ def measure(
     borrows the continuations of so many `partners`. `bos` is the token id that every sequence
     starts with, -1 for the model's own; `dtype` is of the model's arithmetic, probabilities are
     fp32 always. So many `documents` are read, 0 for all (PG19 has 28,602, 11 GB of text). Y is also
-    scored after so many tokens of another book as `warm` says, "4,16,64" (see `score`).
+    scored after so many tokens of another book as `warm` says, "4,16,64" (see `score`). If the
+    URL of a `server` is given, the model is the one it knows by the name `model`, in its own
+    arithmetic (see `ServedModel`), and only the tokenizer is loaded here.
     """
     given, half = locals(), length // 2
     if warm and not all(c.isdecimal() for c in warm.split(",")):
@@ -69,7 +72,15 @@ def measure(
 
 
 def past_terms(
-    name, corpus=NOVELS, model=EMBEDDED, length=4096, windows=200, bos=-1, dtype="bfloat16", seed=0
+    name,
+    corpus=NOVELS,
+    model=EMBEDDED,
+    length=4096,
+    windows=200,
+    bos=-1,
+    dtype="bfloat16",
+    seed=0,
+    server="",
 ) -> pd.DataFrame:
     """Cost of the second half of windows after the last c tokens of the first.
 
@@ -103,7 +114,15 @@ def past_table(scores, half: int) -> pd.DataFrame:
 
 
 def missed_terms(
-    name, corpus=NOVELS, model=EMBEDDED, length=2048, windows=1000, bos=-1, dtype="bfloat16", seed=0
+    name,
+    corpus=NOVELS,
+    model=EMBEDDED,
+    length=2048,
+    windows=1000,
+    bos=-1,
+    dtype="bfloat16",
+    seed=0,
+    server="",
 ) -> pd.DataFrame:
     """Nats that a cache adds to log q(y|x) and to log q(y): `missed_table` of `word_cache`.
 
@@ -153,12 +172,19 @@ def _tables(what, function, given, splits, ratio, tables) -> list[pd.DataFrame]:
     `given` are the arguments of `function`, which measures `what`; `tables` are, by the end of
     their names, functions of the scores and of the windows' tokens.
     """
-    name, documents = given.pop("name"), given.pop("documents", 0)
+    name, documents, server = given.pop("name"), given.pop("documents", 0), given.pop("server", "")
     if not given.get("warm"):  # recorded parameters do not know it
         given.pop("warm", None)
     params = given | identity(given["corpus"], given["model"], documents)
-    command = command_line(what, function, name, params)
-    scored = cache(lambda: scored_windows(params, splits, ratio))
+    command, model = command_line(what, function, name, params | {"server": server and "URL"}), None
+    if server:
+        from l2m.language_models.served import ServedModel  # brings torch
+
+        if params.pop("dtype") != inspect.signature(function).parameters["dtype"].default:
+            raise ValueError("a served model computes in its server's dtype: leave --dtype out")
+        model = ServedModel(server, given["model"], models.load_tokenizer(given["model"]))
+        params["model_sha256"], params["served"] = models.model_sha256(model), model.identity
+    scored = cache(lambda: scored_windows(params, splits, ratio, model))
 
     def compute(make):
         scores, tokens, attrs = scored()
@@ -172,9 +198,10 @@ def _tables(what, function, given, splits, ratio, tables) -> list[pd.DataFrame]:
     ]
 
 
-def scored_windows(params, splits, ratio):
+def scored_windows(params, splits, ratio, served=None):
     """The scores of windows of a corpus, their tokens, and what the provenance says of the run."""
-    model = models.load_model(params["model"], params["dtype"])
+    model = served or models.load_model(params["model"], params["dtype"])
+    place = "server" if served else model.device.type
     tokenizer = models.load_tokenizer(params["model"])
     sample = load_corpus(params["corpus"], params.get("documents")).windows(
         tokenizer, params["length"], params["windows"], params["seed"]
@@ -185,11 +212,14 @@ def scored_windows(params, splits, ratio):
         "n_partners": params.get("partners", 1),
         "warm": [int(c) for c in params["warm"].split(",")] if "warm" in params else [],
         "seed": params["seed"],
-        "folder": cache_dir() / "scores" / f"{digest(params)[:16]}-{model.device.type}",
+        "folder": cache_dir() / "scores" / f"{digest(params)[:16]}-{place}",
     }
     start = time.perf_counter()
     scores = score(model, sample.tokens, splits, ratio, **options)
-    attrs = {"device": models.device_name(model.device), "tokens": int(sample.tokens.size)}
+    attrs = {"device": place if served else models.device_name(model.device)}
+    attrs |= {"tokens": int(sample.tokens.size)}
+    if served:  # of this process: what it found on the disk, it did not ask for
+        attrs |= {"tokens_asked": served.asked, "tokens_computed": served.asked - served.cached}
     return scores, sample.tokens, attrs | {"seconds": time.perf_counter() - start}
 
 

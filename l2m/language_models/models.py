@@ -112,7 +112,12 @@ def weights_sha256(model) -> str:
 
 
 def model_sha256(model) -> str:
-    """sha256 of all that a loaded model computes with: weights, buffers, layers, configuration."""
+    """sha256 of all that a loaded model computes with: weights, buffers, layers, configuration.
+
+    Of a `ServedModel`, of what its server says it is.
+    """
+    if hasattr(model, "identity"):
+        return digest(model.identity)
     how = [model.config.to_json_string(), model.config._attn_implementation, model.training]
     return digest(how, repr(model), weights_sha256(model))
 

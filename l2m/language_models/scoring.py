@@ -5,7 +5,7 @@ are wanted of every token of Y (Eqs. 6 and 7 of {cite:t}`chen2025l2m`): after X 
 alone (`marginal`), and, for the continuation Y' of a *partner* window, after X (`shuffled`).
 
 `score` gets them in the fastest exact way that the model allows (`likelihood`), once it trusts the
-model (`trust`). `score_whole` is the naive twin, for any density whatever.
+model (`trust`), or from a server (`served`). `score_whole` is the naive twin, for any density.
 """
 
 from dataclasses import dataclass, field
@@ -117,7 +117,10 @@ def score(
     folder=None,
     progress=True,
 ) -> Scores:
-    """Log-likelihoods of windows under a causal language model (`load_model`), at every split.
+    """Log-likelihoods of windows under a causal language model, at every split.
+
+    `model` is from `load_model`, or a `ServedModel`, which `method`, `batch_size` and
+    `compile_layers` do not concern.
 
     `windows` are (n, T) token ids without BOS, T at most the model's context, with `groups`, the
     book of each (n,); or `Corpus.windows`, which has both. `splits` are the ℓ's, by default 2, 4,
@@ -146,6 +149,7 @@ def score(
     import torch
 
     from l2m.language_models import packing
+    from l2m.language_models.served import SHARD, ServedModel
     from l2m.language_models.trust import exact_way, made_up, require_causal, require_finite
 
     windows, groups, splits, partners = _checked(
@@ -153,14 +157,20 @@ def score(
     )
     bos = _bos(model, bos_token_id)
     n, length = windows.shape
-    device = model.get_input_embeddings().weight.device
     partner_rows = np.atleast_2d(partners)  # (k, n)
     warm = tuple(sorted(set(warm)))
     if any(isinstance(c, bool) or c != int(c) or c < 1 for c in warm):
         raise ValueError(f"warm holds numbers of tokens, each at least 1, not {list(warm)}")
-    own_row = np.argsort(partner_rows[0])  # in which row a window's Y stands as the partner's
-    if warm and (partner_rows[0][own_row] != np.arange(n)).any():
+    if warm and (np.sort(partner_rows[0]) != np.arange(n)).any():
         raise ValueError("warm needs partners[0] to be a permutation: every Y once")
+    settings = {"windows": windows, "partners": partners, "splits": splits, "ratio": ratio}
+    settings |= {"bos_token_id": bos} | ({"warm": warm} if warm else {})
+    about = splits, warm, partners, ratio, groups
+    if isinstance(model, ServedModel):
+        with Shards(folder, model, settings, SHARD) as shards:
+            model.fill(shards, windows, partner_rows, splits, ratio, bos, warm, check, progress)
+            return _scores(shards.merged(), *about)
+    device = model.get_input_embeddings().weight.device
     shape = length, tuple(splits), ratio, len(partner_rows), warm
     packed_length = packing.layout(*shape).length
     if compile_layers is None:
@@ -193,10 +203,8 @@ def score(
         require_finite(model, values, rows, own, others, n)
         return values, own[:wanted], others[:, :wanted]
 
-    settings = {"windows": windows, "partners": partners, "splits": splits, "ratio": ratio}
-    settings |= {"bos_token_id": bos, "method": method, "batch_size": batch_size}
+    settings |= {"method": method, "batch_size": batch_size}
     settings |= {"compile_layers": compile_layers, "device": device.type}
-    settings |= {"warm": warm} if warm else {}
     with torch.inference_mode(), Shards(folder, model, settings, 4 * batch_size) as shards:
         missing = shards.missing()
         if missing:  # nothing is left to check of a finished folder
@@ -213,18 +221,20 @@ def score(
                 bar.update(len(rows[i : i + batch_size]))
             shards.write(number, {key: np.concatenate([p[key] for p in parts]) for key in parts[0]})
         bar.close()
-        values = shards.merged()
-    marginal, shuffled = {}, {}
+        return _scores(shards.merged(), *about)
+
+
+def _scores(values, splits, warm, partners, ratio, groups) -> Scores:
+    """Scores from the arrays of all shards."""
+    k, own_row = np.arange(partners.size // partners.shape[-1]), np.argsort(partners, -1)
+    marginal, shuffled, after = {}, {}, {}
     for split in splits:
         marginal[split] = values["marginal", split]
-        every = np.stack([values["shuffled", split, k] for k in range(len(partner_rows))])
+        every = np.stack([values["shuffled", split, i] for i in k])
         shuffled[split] = every.reshape(*partners.shape, -1)
-    after = {
-        (split, c): values["warm", split, c] if c < split else values["shuffled", split, 0]
-        for split in splits
-        for c in warm
-    }
-    after = {name: x[own_row] for name, x in after.items()}
+        for c in warm:  # by the window whose Y it is
+            name = ("warm", split, c) if c < split else ("shuffled", split, 0)
+            after[split, c] = values[name][np.atleast_2d(own_row)[0]]
     return Scores(values["joint",], marginal, shuffled, partners, ratio, groups, after)
 
 

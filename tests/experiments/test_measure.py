@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import naive, tiny, windows
+from stub_server import Tokenizer, serving
 
 from l2m.experiments import measure as module
 from l2m.experiments.measure import (
@@ -75,6 +76,27 @@ def test_fewer_documents(corpus):
     assert terms.attrs["params"]["documents"] == 3
     assert "--documents 3" in terms.attrs["command"]
     assert "documents" not in identity("pg19", "m")
+
+
+def test_a_served_model(corpus, monkeypatch):
+    about = {"corpus": "made-up", "length": 16, "windows": 12, "bos": 0}
+    here = measure("tests/here", dtype="float32", **about)
+    monkeypatch.setattr(module.models, "load_model", None)
+    monkeypatch.setattr(module.models, "load_tokenizer", lambda name: Tokenizer())
+    with serving() as stub:
+        there = measure("tests/there", model="tiny", server=stub.url, **about)
+        asked = stub.asked
+        measure("tests/again", model="tiny", server=stub.url + "/v1", **about)
+        missed_terms("tests/missed", model="tiny", server=stub.url, **about)
+        assert stub.asked == asked + 2  # scores are kept; each connection asks what it can do
+        with pytest.raises(ValueError, match="leave --dtype out"):
+            measure("tests/there", model="tiny", server=stub.url, dtype="float32", **about)
+    for ours, theirs in zip(here, there, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
+    attrs = there[0].attrs
+    assert stub.url not in str(attrs) and "--server URL" in attrs["command"]
+    assert attrs["params"]["served"]["name"] == "tiny" and attrs["dtype"] is None
+    assert attrs["tokens_asked"] == attrs["tokens_computed"] > 12 * 4 * 16
 
 
 def test_curves_are_shown(corpus):

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from l2m.experiments.word_cache import cache_gain
 from l2m.information.bipartite import bipartite_mi, clustered_stderr, window_mi, window_terms
 from l2m.information.scaling import bootstrap_power_law
 from l2m.language_models.scoring import Scores, partner_permutation, score_whole
-from l2m.language_models.word_cache import cache_gain
 from l2m.sources import CopySource, MarkovSource
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from l2m.experiments.word_cache import FROM, cache_gain, missed_table, mixture_weights, repeats
 from l2m.language_models.scoring import Scores, partner_permutation
-from l2m.language_models.word_cache import FROM, cache_gain, missed_table, mixture_weights, repeats
 
 
 def test_repeats_by_hand():

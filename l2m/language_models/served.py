@@ -1,0 +1,328 @@
+"""A language model behind a server: log-likelihoods over HTTP, for what no machine here can hold.
+
+Token ids are sent, never text, and log-probabilities of those ids come back, in one of four ways:
+
+    vllm       /v1/completions with `prompt_logprobs`; where it was started with `--enable-scale-out
+               --enable-prompt-tokens-details`, a past that it has in its cache is not read again
+    sglang     /generate with `return_logprob`, after what is cached
+    llamacpp   /completion with a grammar that only the wanted tokens fit, one by one: this server
+               tells nothing of prompts, but of what it generates what the model says without it
+    others     /v1/completions with `echo` and `logprobs`, if they name tokens by their ids
+
+A way is trusted once the server, generating, predicts as much of some tokens; an answer, if it has
+read as many tokens as were sent, and tells a log-probability of each.
+"""
+
+import json
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
+from types import SimpleNamespace
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from l2m.files import digest
+from l2m.language_models.trust import TOLERANCE, UntrustedModel
+
+SHARD = 16  # windows
+LIKELIEST = 5  # next tokens that every server tells, and vLLM to anybody
+MORE = 1e-3  # nats by which rounding may lift a log-probability over 0
+CLAMPED = -9999  # what vLLM writes for −∞
+KEY = "L2M_SERVER_KEY"
+SAMPLE = "The 1st café, naïve — “don’t!”\n\n\tx_1 += 3.14;  Ünïcödé 北京 🙂"
+ABOUT = {"vllm": "/version", "llamacpp": "/props", "sglang": "/get_model_info"}
+SAID = "version", "build_info", "model_path", "model_ftype"  # that tell one model from another
+
+
+class ServedModel:
+    """A causal language model that a server at `url` knows by `name`; `score` takes it.
+
+    `tokenizer` is the model's own (`load_tokenizer`). So many `requests` are sent at once, and each
+    up to `attempts` times, waiting `pause` seconds, then twice as long, …, at most a minute. A
+    server's key is read from the environment variable L2M_SERVER_KEY. `asked` counts the tokens
+    sent, `cached` those of them that the server says it had not to compute.
+
+    Raises ValueError if the server has no such model, or another tokenizer; RuntimeError if it does
+    not answer; UntrustedModel, here or in `score`, if what it answers is no log-likelihood.
+    """
+
+    def __init__(self, url, name, tokenizer, *, requests=64, timeout=600.0, attempts=10, pause=0.5):
+        self.url, self.timeout = url.rstrip("/").removesuffix("/v1"), timeout
+        self.requests, self.attempts, self.pause = requests, attempts, pause
+        self.asked = self.cached = 0
+        self.lock = threading.Lock()
+        models = self.ask("/v1/models").get("data", [])
+        about = next((m for m in models if name in (m["id"], m.get("root"))), None)
+        if about is None:
+            raise ValueError(
+                f"{self.url} serves {', '.join(m['id'] for m in models) or 'nothing'}, not {name}: "
+                f"name one of these, or start it with --served-model-name (llama.cpp: --alias)"
+            )
+        self.name, self.kind = about["id"], about.get("owned_by")
+        self.kind = self.kind if self.kind in ABOUT else "others"
+        said = self.ask(ABOUT[self.kind]) if self.kind in ABOUT else {}
+        self.requests = min(requests, said.get("total_slots", requests))  # each slot has a cache
+        meta = about.get("meta") or {}
+        self.identity = {"kind": self.kind, "name": self.name, "root": about.get("root")}
+        self.identity |= {key: said[key] for key in SAID if key in said}
+        self.identity["tokenizer"] = digest(sorted(tokenizer.get_vocab().items()))
+        context = about.get("max_model_len") or meta.get("n_ctx")
+        self.config = SimpleNamespace(
+            bos_token_id=tokenizer.bos_token_id,
+            vocab_size=meta.get("n_vocab") or len(tokenizer),
+            max_position_embeddings=context and context - 2,  # BOS, and a token to generate
+            get_text_config=lambda: self.config,
+        )
+        ids = tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]
+        self._require_tokenizer(ids)
+        self.reuses = self.kind == "vllm" and self._reuses(ids)
+
+    def ask(self, path: str, body: dict | None = None) -> dict:
+        """The server's answer; asked again while it is busy, away, or breaks off."""
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get(KEY):
+            headers["Authorization"] = f"Bearer {key}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, headers)
+        for wait in (min(60, self.pause * 2**k) for k in range(self.attempts if body else 2)):
+            try:
+                with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                why = f"{error.code} {error.read(500).decode(errors='replace')}"
+                if error.code < 500 and error.code not in (408, 425, 429):
+                    raise ValueError(f"{self.url}{path} refuses: {why}") from None
+                after = error.headers.get("Retry-After", "")
+                wait = min(60, float(after)) if after.isdecimal() else wait
+            except (OSError, HTTPException, ValueError) as error:  # of these, JSON that breaks off
+                why = str(error) or type(error).__name__
+            time.sleep(wait)
+        raise RuntimeError(
+            f"{self.url}{path} gives no answer ({why}): see that the server runs, and run this "
+            "again; what was scored is kept"
+        )
+
+    def log_q(self, past, tokens) -> np.ndarray:
+        """log q(token | past, tokens before it), (m,), fp64 nats; `past` starts with BOS.
+
+        UntrustedModel if the answer is of other tokens, of fewer or more, or not finite.
+        """
+        past, tokens = np.asarray(past).tolist(), np.asarray(tokens).tolist()
+        try:
+            told, read, sent, cached = WAYS[self.kind](self, past, tokens)
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise UntrustedModel(
+                f"{self.url} tells no log-probabilities of a prompt ({type(error).__name__}: "
+                f"{error}): take vLLM, SGLang or llama.cpp's server, of a version that does"
+            ) from error
+        self.count(len(past) + len(tokens), cached)
+        if read != sent:
+            raise UntrustedModel(
+                f"{self.url} read {read} tokens where {sent} were sent: serve the model without "
+                "what trims prompts, or adds BOS or a template to them"
+            )
+        if len(told) != len(tokens):
+            raise UntrustedModel(
+                f"{self.url} tells {len(told)} log-probabilities of {len(tokens)} tokens, so that "
+                "they are not known to be theirs: take another server, or another version"
+            )
+        for at, (token, entry) in enumerate(zip(tokens, told, strict=True)):
+            if token not in entry:
+                raise UntrustedModel(
+                    f"{self.url} tells nothing of token {len(past) + at} (id {token}), but of "
+                    f"{sorted(entry)[:3]}: it must score the ids it is sent, not the likeliest"
+                )
+        values = [entry[token] for token, entry in zip(tokens, told, strict=True)]
+        log_q = np.array([np.nan if x is None else x for x in values], np.float64)
+        if wrong := np.flatnonzero(~((log_q > CLAMPED) & (log_q <= MORE))).tolist():
+            at = wrong[0]
+            raise UntrustedModel(
+                f"{self.url} says that log q of token {len(past) + at} (id {tokens[at]}) is "
+                f"{log_q[at]}, not a finite number up to 0: serve the model in bfloat16 or float32"
+            )
+        return log_q
+
+    def count(self, asked: int, cached: int) -> None:
+        """Add to the tokens sent, and to those that were cached."""
+        with self.lock:
+            self.asked, self.cached = self.asked + asked, self.cached + cached
+
+    def window(self, window, others, splits, ratio, bos, warm=()) -> dict:
+        """Log-likelihoods of a window (T,), and of partners (k, T): as `packed`, each of (m,)."""
+        out = {("joint",): self.log_q([bos], window)}
+        for split in sorted(splits, reverse=True):  # each past is part of the one before: cached
+            part = slice(split, min(ratio * split, len(window)))
+            for k, other in enumerate(others):
+                past = [bos, *window[:split]]
+                out["shuffled", split, k] = self.log_q(past, other[part])
+            for c in (c for c in warm if c < split):
+                out["warm", split, c] = self.log_q([bos, *window[:c]], others[0][part])
+        for split in splits:
+            out["marginal", split] = self.log_q([bos], window[split : ratio * split])
+        return out
+
+    def fill(self, shards, windows, partners, splits, ratio, bos, warm, check, progress) -> None:
+        """Score the windows (n, T) that `shards` misses; partners (k, n). Others as in `score`."""
+        missing, n = shards.missing(), len(windows)
+        if missing:
+            for row in np.linspace(0, n - 1, min(check, n)).astype(int):
+                x, y = windows[row, : splits[-1]], windows[row, splits[-1] :]
+                other = windows[partners[0, row], splits[-1] :]
+                pairs = [([bos], windows[row]), ([bos], y), ([bos, *x], other)]
+                self.require_definition(pairs)
+        done = n - sum(map(len, missing.values()))
+        with (
+            ThreadPoolExecutor(self.requests) as pool,
+            tqdm(total=n, initial=done, unit="window", disable=not progress) as bar,
+        ):
+            rest, jobs = (splits, ratio, bos, warm), {}
+            for number, rows in missing.items():
+                each = ((windows[row], windows[partners[:, row]]) for row in rows)
+                jobs[number] = [pool.submit(self.window, *pair, *rest) for pair in each]
+            try:
+                for number, some in jobs.items():
+                    values = [job.result() for job in some if bar.update() or True]
+                    keys = values[0].keys()
+                    shards.write(number, {key: np.stack([v[key] for v in values]) for key in keys})
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def require_definition(self, pairs) -> None:
+        """UntrustedModel unless log q of some tokens is what the server predicts next itself.
+
+        Of each pair (past, tokens), the two likeliest tokens and others spread over it are compared
+        with the next token's log-probability where the server generates one, after the same past.
+        """
+        off, allowed = [], []
+        for past, tokens in pairs:
+            past, log_q = list(map(int, past)), self.log_q(past, tokens)
+            spread = np.linspace(0, len(tokens) - 1, min(len(tokens), 3)).astype(int)
+            for at in {*spread.tolist(), *np.argsort(-log_q)[:2].tolist()}:
+                table = _next(self, past + list(map(int, tokens[:at])))
+                least = min(table.values(), default=np.nan)
+                known = table.get(int(tokens[at]))
+                off.append(max(0, log_q[at] - least) if known is None else abs(known - log_q[at]))
+                allowed.append((1 - log_q[at]) / 2)  # rounding moves single tokens, but not so far
+        if not (np.mean(off) <= TOLERANCE["bfloat16"] and np.all(np.less_equal(off, allowed))):
+            raise UntrustedModel(
+                f"what {self.url} tells of a prompt is not what it predicts next (log q of a token "
+                f"is off by {np.mean(off):.2g} nats, by up to {np.max(off):.2g}): serve the model "
+                "without what changes probabilities, or take another server"
+            )
+
+    def _require_tokenizer(self, ids) -> None:
+        body = {"model": self.name, "prompt": SAMPLE, "add_special_tokens": False}
+        try:
+            found = self.ask("/tokenize", body | {"content": SAMPLE, "add_special": False})
+        except (ValueError, RuntimeError):
+            return  # not every server tells
+        if "tokens" in found and found["tokens"] != ids:
+            raise ValueError(
+                f"the tokenizer of {self.url} makes other ids of a sample than the one given: pass "
+                "the tokenizer of the model that is served"
+            )
+
+    def _reuses(self, ids) -> bool:
+        """Whether this vLLM tells how much of a prompt was cached, when it may be."""
+        try:
+            found = self.ask("/inference/v1/generate", _scale_out(self, ids))
+        except (ValueError, RuntimeError):
+            return False
+        return bool((found.get("usage") or {}).get("prompt_tokens_details"))
+
+
+def _scale_out(server, prompt):
+    reading = {"skip_reading_prefix_cache": False, "detokenize": False}
+    return {"model": server.name, "token_ids": prompt, "sampling_params": _PROMPT | reading}
+
+
+def _cached(usage) -> int:
+    return (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+
+
+_ONE = {"max_tokens": 1, "temperature": 1}
+_PROMPT = _ONE | {"prompt_logprobs": 0}
+
+
+# Each way: entries {id: log q} of the tokens, prompt tokens read, sent, and of them cached.
+
+
+def _vllm(server, past, tokens):
+    prompt, m = past + tokens, len(tokens)
+    if server.reuses and len(past) > 1:
+        found = server.ask("/inference/v1/generate", _scale_out(server, prompt))
+        entries, cached = found["prompt_logprobs"], _cached(found["usage"])
+        # of what was cached nothing is told, or noise: it must end before the last of the past
+        if cached >= len(past):
+            server.count(len(prompt), cached)
+            found = entries = None
+    else:
+        found = entries = None
+    if found is None:
+        body = {"model": server.name, "prompt": prompt, **_PROMPT}
+        found, cached = server.ask("/v1/completions", body), 0
+        entries = found["choices"][0]["prompt_logprobs"]
+    complete = len(entries) in (len(prompt), len(prompt) - cached) and entries[0] is None
+    told = [{int(k): v["logprob"] for k, v in entry.items()} for entry in entries[-m:] if entry]
+    return told if complete else entries, found["usage"]["prompt_tokens"], len(prompt), cached
+
+
+def _others(server, past, tokens):
+    prompt = past + tokens
+    body = {"model": server.name, "prompt": prompt, "echo": True, "logprobs": 1, **_ONE}
+    found = server.ask("/v1/completions", body | {"return_tokens_as_token_ids": True})
+    told = found["choices"][0]["logprobs"]
+    values, ids = told["token_logprobs"][: len(prompt)], told["tokens"][: len(prompt)]
+    entries = [{_id(name): x} for name, x in zip(ids, values, strict=True)]
+    if values[0] is None and len(values) == len(prompt):
+        entries = entries[len(past) :]
+    return entries, found["usage"]["prompt_tokens"], len(prompt), _cached(found["usage"])
+
+
+def _sglang(server, past, tokens):
+    prompt, last = past + tokens, len(past) - 1
+    body = {"input_ids": prompt, "sampling_params": {"max_new_tokens": 1, "temperature": 1}}
+    found = server.ask("/generate", body | {"return_logprob": True, "logprob_start_len": last})
+    about = found["meta_info"]
+    entries = [{token: x} for x, token, *_ in about["input_token_logprobs"]][1:]
+    return entries, about["prompt_tokens"], len(prompt), about.get("cached_tokens", 0)
+
+
+def _llamacpp(server, past, tokens):
+    body = {"prompt": past, "n_predict": len(tokens), "n_probs": 1, "temperature": 1}
+    body["grammar"] = "root ::= " + " ".join(f"<[{token}]>" for token in tokens)
+    found = server.ask("/completion", body | {"cache_prompt": True, "samplers": []})
+    entries = [{entry["id"]: entry["logprob"]} for entry in found["completion_probabilities"]]
+    return entries, found["tokens_evaluated"], len(past), found["timings"]["cache_n"]
+
+
+def _next(server, past) -> dict[int, float]:
+    """The likeliest next tokens, by id, and their log q, where the server generates one."""
+    if server.kind == "llamacpp":
+        body = {"prompt": past, "n_predict": 1, "n_probs": LIKELIEST, "cache_prompt": False}
+        [entry] = server.ask("/completion", body)["completion_probabilities"]
+        return {top["id"]: top["logprob"] for top in entry["top_logprobs"]}
+    if server.kind == "sglang":
+        body = {"input_ids": past, "sampling_params": {"max_new_tokens": 1, "temperature": 1}}
+        body |= {"return_logprob": True, "top_logprobs_num": LIKELIEST}
+        about = server.ask("/generate", body)["meta_info"]
+        return {token: x for x, token, *_ in about["output_top_logprobs"][0]}
+    body = {"model": server.name, "prompt": past, "logprobs": LIKELIEST, **_ONE}
+    if server.kind == "vllm":
+        body["cache_salt"] = os.urandom(16).hex()  # nothing is read from the cache
+    found = server.ask("/v1/completions", body | {"return_tokens_as_token_ids": True})
+    [table] = found["choices"][0]["logprobs"]["top_logprobs"]
+    return {_id(name): x for name, x in table.items()}
+
+
+def _id(name: str) -> int:
+    """Of "token_id:17" 17."""
+    return int(name.removeprefix("token_id:"))
+
+
+WAYS = {"vllm": _vllm, "sglang": _sglang, "llamacpp": _llamacpp, "others": _others}
