@@ -20,6 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.client import HTTPException
 from types import SimpleNamespace
 
@@ -33,10 +34,13 @@ SHARD = 16  # windows
 LIKELIEST = 5  # next tokens that every server tells, and vLLM to anybody
 MORE = 1e-3  # nats by which rounding may lift a log-probability over 0
 CLAMPED = -9999  # what vLLM writes for −∞
+UNLIKE = KeyError, IndexError, TypeError, AttributeError  # of JSON that has other parts
 KEY = "L2M_SERVER_KEY"
 SAMPLE = "The 1st café, naïve — “don’t!”\n\n\tx_1 += 3.14;  Ünïcödé 北京 🙂"
 ABOUT = {"vllm": "/version", "llamacpp": "/props", "sglang": "/get_model_info"}
 SAID = "version", "build_info", "model_path", "model_ftype"  # that tell one model from another
+_ONE = {"max_tokens": 1, "temperature": 1}  # a token must be generated; none is used
+_PROMPT = _ONE | {"prompt_logprobs": 0}  # of the tokens themselves, and no likelier ones
 
 
 class ServedModel:
@@ -53,9 +57,12 @@ class ServedModel:
 
     def __init__(self, url, name, tokenizer, *, requests=64, timeout=600.0, attempts=10, pause=0.5):
         self.url, self.timeout = url.rstrip("/").removesuffix("/v1"), timeout
-        self.requests, self.attempts, self.pause = requests, attempts, pause
-        self.asked = self.cached = 0
-        self.lock = threading.Lock()
+        self.attempts, self.pause, self.slots = attempts, pause, {}
+        self.asked, self.cached, self.lock = 0, 0, threading.Lock()
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(
+                f"a server is named by a URL, such as http://localhost:8000, not {url}"
+            )
         models = self.ask("/v1/models").get("data", [])
         about = next((m for m in models if name in (m["id"], m.get("root"))), None)
         if about is None:
@@ -63,10 +70,10 @@ class ServedModel:
                 f"{self.url} serves {', '.join(m['id'] for m in models) or 'nothing'}, not {name}: "
                 f"name one of these, or start it with --served-model-name (llama.cpp: --alias)"
             )
-        self.name, self.kind = about["id"], about.get("owned_by")
-        self.kind = self.kind if self.kind in ABOUT else "others"
-        said = self.ask(ABOUT[self.kind]) if self.kind in ABOUT else {}
-        self.requests = min(requests, said.get("total_slots", requests))  # each slot has a cache
+        owner, self.name = about.get("owned_by"), about["id"]
+        self.kind = owner if owner in ABOUT else "others"
+        said = self.ask(ABOUT[owner]) if owner in ABOUT else {}
+        self.requests = min(requests, said.get("total_slots", requests))
         meta = about.get("meta") or {}
         self.identity = {"kind": self.kind, "name": self.name, "root": about.get("root")}
         self.identity |= {key: said[key] for key in SAID if key in said}
@@ -89,19 +96,25 @@ class ServedModel:
             headers["Authorization"] = f"Bearer {key}"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers)
-        for wait in (min(60, self.pause * 2**k) for k in range(self.attempts if body else 2)):
+        attempts, why = self.attempts if body else 2, ""
+        for attempt in range(attempts):
+            wait = self.pause * 2**attempt
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout) as answer:
                     return json.load(answer)
             except urllib.error.HTTPError as error:
-                why = f"{error.code} {error.read(500).decode(errors='replace')}"
+                why = str(error)
+                with suppress(OSError, HTTPException):
+                    why += f" {error.read(500).decode(errors='replace')}"
                 if error.code < 500 and error.code not in (408, 425, 429):
-                    raise ValueError(f"{self.url}{path} refuses: {why}") from None
+                    key = f" ({KEY} holds the server's key)" if error.code in (401, 403) else ""
+                    raise ValueError(f"{self.url}{path} refuses: {why}{key}") from None
                 after = error.headers.get("Retry-After", "")
-                wait = min(60, float(after)) if after.isdecimal() else wait
+                wait = float(after) if after.isdecimal() else wait
             except (OSError, HTTPException, ValueError) as error:  # of these, JSON that breaks off
                 why = str(error) or type(error).__name__
-            time.sleep(wait)
+            if attempt + 1 < attempts:
+                time.sleep(min(60, wait))
         raise RuntimeError(
             f"{self.url}{path} gives no answer ({why}): see that the server runs, and run this "
             "again; what was scored is kept"
@@ -113,13 +126,7 @@ class ServedModel:
         UntrustedModel if the answer is of other tokens, of fewer or more, or not finite.
         """
         past, tokens = np.asarray(past).tolist(), np.asarray(tokens).tolist()
-        try:
-            told, read, sent, cached = WAYS[self.kind](self, past, tokens)
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise UntrustedModel(
-                f"{self.url} tells no log-probabilities of a prompt ({type(error).__name__}: "
-                f"{error}): take vLLM, SGLang or llama.cpp's server, of a version that does"
-            ) from error
+        told, read, sent, cached = self._by(WAYS[self.kind], past, tokens)
         self.count(len(past) + len(tokens), cached)
         if read != sent:
             raise UntrustedModel(
@@ -131,21 +138,18 @@ class ServedModel:
                 f"{self.url} tells {len(told)} log-probabilities of {len(tokens)} tokens, so that "
                 "they are not known to be theirs: take another server, or another version"
             )
-        for at, (token, entry) in enumerate(zip(tokens, told, strict=True)):
+        for at, (token, entry) in enumerate(zip(tokens, told, strict=True), len(past)):
             if token not in entry:
                 raise UntrustedModel(
-                    f"{self.url} tells nothing of token {len(past) + at} (id {token}), but of "
+                    f"{self.url} tells nothing of token {at} (id {token}), but of "
                     f"{sorted(entry)[:3]}: it must score the ids it is sent, not the likeliest"
                 )
-        values = [entry[token] for token, entry in zip(tokens, told, strict=True)]
-        log_q = np.array([np.nan if x is None else x for x in values], np.float64)
-        if wrong := np.flatnonzero(~((log_q > CLAMPED) & (log_q <= MORE))).tolist():
-            at = wrong[0]
-            raise UntrustedModel(
-                f"{self.url} says that log q of token {len(past) + at} (id {tokens[at]}) is "
-                f"{log_q[at]}, not a finite number up to 0: serve the model in bfloat16 or float32"
-            )
-        return log_q
+            if entry[token] is None or not CLAMPED < entry[token] <= MORE:
+                raise UntrustedModel(
+                    f"{self.url} says that log q of token {at} (id {token}) is {entry[token]}, not "
+                    "a finite number up to 0: serve the model in bfloat16 or float32"
+                )
+        return np.array([e[token] for token, e in zip(tokens, told, strict=True)], np.float64)
 
     def count(self, asked: int, cached: int) -> None:
         """Add to the tokens sent, and to those that were cached."""
@@ -186,7 +190,10 @@ class ServedModel:
                 jobs[number] = [pool.submit(self.window, *pair, *rest) for pair in each]
             try:
                 for number, some in jobs.items():
-                    values = [job.result() for job in some if bar.update() or True]
+                    values = []
+                    for job in some:
+                        values.append(job.result())
+                        bar.update()
                     keys = values[0].keys()
                     shards.write(number, {key: np.stack([v[key] for v in values]) for key in keys})
             finally:
@@ -203,7 +210,7 @@ class ServedModel:
             past, log_q = list(map(int, past)), self.log_q(past, tokens)
             spread = np.linspace(0, len(tokens) - 1, min(len(tokens), 3)).astype(int)
             for at in {*spread.tolist(), *np.argsort(-log_q)[:2].tolist()}:
-                table = _next(self, past + list(map(int, tokens[:at])))
+                table = self._by(_next, past + list(map(int, tokens[:at])))
                 least = min(table.values(), default=np.nan)
                 known = table.get(int(tokens[at]))
                 off.append(max(0, log_q[at] - least) if known is None else abs(known - log_q[at]))
@@ -214,6 +221,16 @@ class ServedModel:
                 f"is off by {np.mean(off):.2g} nats, by up to {np.max(off):.2g}): serve the model "
                 "without what changes probabilities, or take another server"
             )
+
+    def _by(self, way, *given):
+        """What a way makes of the server's answer; UntrustedModel if that has other parts."""
+        try:
+            return way(self, *given)
+        except UNLIKE as error:
+            raise UntrustedModel(
+                f"{self.url} tells no log-probabilities of a prompt ({type(error).__name__}: "
+                f"{error}): take vLLM, SGLang or llama.cpp's server, of a version that does"
+            ) from error
 
     def _require_tokenizer(self, ids) -> None:
         body = {"model": self.name, "prompt": SAMPLE, "add_special_tokens": False}
@@ -245,31 +262,26 @@ def _cached(usage) -> int:
     return (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
 
 
-_ONE = {"max_tokens": 1, "temperature": 1}
-_PROMPT = _ONE | {"prompt_logprobs": 0}
-
-
 # Each way: entries {id: log q} of the tokens, prompt tokens read, sent, and of them cached.
 
 
 def _vllm(server, past, tokens):
-    prompt, m = past + tokens, len(tokens)
+    prompt, found, cached = past + tokens, None, 0
     if server.reuses and len(past) > 1:
         found = server.ask("/inference/v1/generate", _scale_out(server, prompt))
         entries, cached = found["prompt_logprobs"], _cached(found["usage"])
         # of what was cached nothing is told, or noise: it must end before the last of the past
         if cached >= len(past):
             server.count(len(prompt), cached)
-            found = entries = None
-    else:
-        found = entries = None
+            found, cached = None, 0
     if found is None:
         body = {"model": server.name, "prompt": prompt, **_PROMPT}
-        found, cached = server.ask("/v1/completions", body), 0
+        found = server.ask("/v1/completions", body)
         entries = found["choices"][0]["prompt_logprobs"]
-    complete = len(entries) in (len(prompt), len(prompt) - cached) and entries[0] is None
-    told = [{int(k): v["logprob"] for k, v in entry.items()} for entry in entries[-m:] if entry]
-    return told if complete else entries, found["usage"]["prompt_tokens"], len(prompt), cached
+    if entries[0] is None and len(entries) in (len(prompt), len(prompt) - cached):
+        entries = entries[-len(tokens) :]
+    told = [{int(k): v["logprob"] for k, v in (entry or {}).items()} for entry in entries]
+    return told, found["usage"]["prompt_tokens"], len(prompt), cached
 
 
 def _others(server, past, tokens):
@@ -295,8 +307,11 @@ def _sglang(server, past, tokens):
 
 def _llamacpp(server, past, tokens):
     body = {"prompt": past, "n_predict": len(tokens), "n_probs": 1, "temperature": 1}
+    slots = server.slots  # each has a cache, of one window: that of the thread that is at it
+    slot = slots.setdefault(threading.get_ident(), len(slots)) % server.requests
+    body |= {"cache_prompt": True, "id_slot": slot, "samplers": []}
     body["grammar"] = "root ::= " + " ".join(f"<[{token}]>" for token in tokens)
-    found = server.ask("/completion", body | {"cache_prompt": True, "samplers": []})
+    found = server.ask("/completion", body)
     entries = [{entry["id"]: entry["logprob"]} for entry in found["completion_probabilities"]]
     return entries, found["tokens_evaluated"], len(past), found["timings"]["cache_n"]
 
