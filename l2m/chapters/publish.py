@@ -14,11 +14,12 @@ import tempfile
 from pathlib import Path
 
 from l2m.chapters.contents import CLAIMS, ChapterError, book_dir, claims_file
-from l2m.files import ROOT, write_atomic
+from l2m.files import ROOT, leash, write_atomic
 
 MAX_BYTES = 2_000_000  # of an executed notebook
 # What builds the pages where _config.yml is; jupyter_book's module does nothing when run with -m.
-BUILD = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+BUILD = [sys.executable, "-c"]
+BUILD += ["import l2m.files; l2m.files.leashed(); import jupyter_book.cli.main as m; m.main()"]
 BUILD += ["build", ".", "-n", "-W", "--keep-going"]
 
 # A role, unless it stands in code: a fence, or a span between backticks.
@@ -124,7 +125,13 @@ def publish(executed, source, info: dict, path: Path) -> Path:
 
 def build_pages() -> Path:
     """Build the pages of the book; return the first. RuntimeError when there was a warning."""
-    if subprocess.run(BUILD, cwd=ROOT).returncode:
+    with subprocess.Popen(BUILD, cwd=ROOT, start_new_session=True, **leash()) as process:
+        try:
+            status = process.wait()
+        except BaseException:  # this one's Ctrl-C, which it does not get
+            process.kill()
+            raise
+    if status:
         raise RuntimeError("the pages were not built; see above.")
     return ROOT / "_build" / "html" / "index.html"
 

@@ -1,12 +1,16 @@
 """What is published has nothing of the machine or the moment in it."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from project import METADATA
+from project import METADATA, alive, wait_until
 
 from l2m.chapters import publish as module
 from l2m.chapters.contents import ChapterError
@@ -150,3 +154,29 @@ def test_pages_that_do_not_build_are_an_error(monkeypatch):
         module.build_pages()
     monkeypatch.setattr(module, "BUILD", ["true"])
     assert module.build_pages() == ROOT / "_build" / "html" / "index.html"
+
+
+PAGES = """
+import sys
+from pathlib import Path
+from l2m.chapters import publish
+slow = "import os, time; from l2m.files import leashed; leashed(); "
+slow += "open('new', 'w').write(str(os.getpid())); os.rename('new', 'pid'); time.sleep(60)"
+publish.ROOT, publish.BUILD = Path.cwd(), [sys.executable, "-c", slow]
+publish.build_pages()
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_the_pages_are_not_built_on_by_an_orphan(tmp_path, sent):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PAGES],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    wait_until((tmp_path / "pid").exists)
+    process.send_signal(sent)
+    process.wait(60)
+    wait_until(lambda: not alive(int((tmp_path / "pid").read_text())), 20)
