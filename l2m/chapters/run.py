@@ -87,8 +87,8 @@ def plan(names: list[str], given: dict[str, str], output_dir: Path | None = None
 def run_all(jobs: list[Job], at_once: int = 1, record: bool = False) -> list[str]:
     """Run the chapters, `at_once` of them side by side; return the names of those that failed.
 
-    With `record` new results are written to ``results/``. Ctrl-C and SIGTERM end the kernels at once;
-    nothing is published of a chapter that has not finished.
+    With `record` new results are written to ``results/``. Ctrl-C and SIGTERM end the kernels at
+    once; nothing is published of a chapter that has not finished.
     """
     at_once = max(1, min(at_once, len(jobs)))
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
