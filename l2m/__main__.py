@@ -1,8 +1,59 @@
-"""``python -m l2m`` and ``torchrun -m l2m``: the command `l2m`."""
+"""``python -m l2m``, ``torchrun -m l2m`` and the script `l2m`: the command, and how it is stopped.
 
+Ctrl-C and SIGTERM end it at any moment, also while it imports, with one sentence of what is kept
+and the status of the signal, 128 and its number. A second one, when that is said, ends it at once.
+"""
+
+import os
+import signal
 import sys
+import threading
 
-from l2m.cli import main
+_KEPT = {
+    "measure": "what was scored is kept: run it again to go on.",
+    "train": "what was trained is kept: run it again to go on.",
+}
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_received = []
+
+
+class Stopped(KeyboardInterrupt):
+    """What a signal raises; of KeyboardInterrupt itself Python remembers that it passed `exec`."""
+
+
+def _stop(number, _frame):
+    _received.append(number)
+    raise Stopped
+
+
+def _ignored(unraisable):
+    """Send the signal again where Python ignores what it raised, as in callbacks of imports."""
+    if unraisable.exc_type is not Stopped:
+        return sys.__unraisablehook__(unraisable)
+    threading.Timer(0.01, os.kill, [os.getpid(), _received[-1]]).start()
+
+
+def main() -> int:
+    """Run the command line of this process; return its exit status."""
+    sys.unraisablehook = _ignored
+    try:
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as of what runs in the background
+                signal.signal(number, _stop)
+        from l2m import cli
+
+        return cli.main()
+    except BaseException:  # whatever it was that the signal broke off
+        if not _received:
+            raise
+        said = _KEPT.get(" ".join(sys.argv[1:2]), "what was there before is untouched.")
+        print(f"\nl2m: stopped; {said}", file=sys.stderr, flush=True)
+        return 128 + _received[0]
+    finally:
+        for number in _SIGNALS:
+            if signal.getsignal(number) is _stop:
+                signal.signal(number, signal.SIG_DFL)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -19,8 +19,6 @@ import typer
 from l2m import __version__
 
 UNFINISHED = 75  # exit status of training runs that stopped for their deadline
-_AGAIN = {"measure": "what was scored is kept: run it again to go on."}
-_AGAIN["train"] = "what was trained is kept: run it again to go on."
 _MEASUREMENTS = {  # --what → functions of l2m.experiments.measure: it, and what words its result
     "information": ("measure", "show_curves"),
     "past": ("past_terms", "show_costs"),
@@ -52,10 +50,6 @@ def main(arguments: list[str] | None = None) -> int:
         said = str(error) or type(error).__name__
         if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
             said = f"cannot write the output ({error.strerror}): give it another place."
-    except KeyboardInterrupt:
-        kept = _AGAIN.get(arguments[0], "what was there before is untouched.")
-        print(f"\nl2m: stopped; {kept}", file=sys.stderr)
-        return 130
     try:
         print("l2m:", " ".join(said.split()), file=sys.stderr)
         sys.stdout.flush()
@@ -234,8 +228,9 @@ def train(
     All GPUs are used; killed, it goes on where it was. Example: l2m train gaussian --grid smoke
     """
     from l2m.experiments.runs import main_process, run_all
-    from l2m.files import cache_dir
+    from l2m.files import cache_dir, leashed
 
+    leashed()
     experiment = import_module(f"l2m.experiments.{what}").EXPERIMENT
     runs, until = experiment.runs(grid), until or time.time() + deadline
     commands = {r.name: ["train", what, "--grid", grid, "--run", r.name] for r in runs}

@@ -25,6 +25,9 @@ import json
 import os
 import re
 import secrets
+import signal
+import subprocess
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -35,6 +38,7 @@ from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).resolve().parent.parent  # of a checkout; else the folder of the packages
 DAY = 86_400  # seconds, after which a file that was not renamed is one that a kill left behind
+_LEASH = "L2M_LEASH"
 # What a disk says of a write, and a network never does.
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED |= {errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
@@ -177,6 +181,25 @@ def meant(name: str, known) -> str:
     """Return " Did you mean …?" of a name that is not among the known ones; "" if none is close."""
     close = get_close_matches(name, known, n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def leash() -> dict:
+    """Options of a `Popen` of what calls `leashed`: it ends when this process does, killed or not.
+
+    What holds it is the other end of its standard input.
+    """
+    return {"stdin": subprocess.PIPE, "env": os.environ | {_LEASH: "1"}}
+
+
+def leashed() -> None:
+    """End as of SIGTERM when the process ends that started this one with a `leash`, if one did."""
+
+    def wait():
+        os.read(0, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if os.environ.pop(_LEASH, ""):  # what this one starts is on no leash
+        threading.Thread(target=wait, daemon=True).start()
 
 
 def held(path: str | Path, wanted: bool = True, wait: bool = False) -> AbstractContextManager:

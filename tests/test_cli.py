@@ -3,6 +3,7 @@
 import inspect
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -190,20 +191,59 @@ def test_a_terminal_that_lacks_a_letter_shows_the_others():
     assert (status, error) == (0, "") and "The largest L/?; by default 2" in out
 
 
+# stopped from outside
+
+KEPT = {
+    "check": "what was there before is untouched.",
+    "measure": "what was scored is kept: run it again to go on.",
+    "train": "what was trained is kept: run it again to go on.",
+}
+STOP = """
+import dataclasses, os, sys, time, weakref
+
+class Gone:
+    pass
+
+def stop(_=None):
+    os.kill(os.getpid(), {number})
+    time.sleep(0.1)
+
+if {place!r} == "an import":
+    stop()
+elif {place!r} == "a callback":  # Python ignores what it raises, as in those of its imports
+    gone = Gone()
+    reference = weakref.ref(gone, stop)
+    del gone
+else:  # Python ends itself as of Ctrl-C, whatever the status, when KeyboardInterrupt passed here
+    exec("stop()")
+time.sleep(20)
+"""
+
+
+@pytest.mark.parametrize("place", ["an import", "a callback", "exec"])
 @pytest.mark.parametrize(
-    ("command", "stopped"),
-    [
-        (["check"], "what was there before is untouched."),
-        (["measure", "x"], "what was scored is kept: run it again to go on."),
-        (["train", "books", "--grid", "smoke"], "what was trained is kept: run it again to go on."),
-    ],
+    ("command", "number"),
+    [("check", signal.SIGINT), ("measure", signal.SIGTERM), ("train", signal.SIGINT)],
 )
-def test_an_interrupt_says_what_is_kept(monkeypatch, capsys, command, stopped):
-    interrupted = raising(KeyboardInterrupt())
-    monkeypatch.setattr("l2m.chapters.staleness.check", interrupted)
-    monkeypatch.setattr(cli, "import_module", interrupted)
-    assert main(command) == 130
-    assert capsys.readouterr().err == f"\nl2m: stopped; {stopped}\n"
+def test_an_end_from_outside_says_what_is_kept(tmp_path, command, number, place):
+    (tmp_path / "typer.py").write_text(STOP.format(number=int(number), place=place))
+    root = os.path.dirname(os.path.dirname(l2m.__file__))
+    done = subprocess.run(
+        [sys.executable, "-m", "l2m", command, "x"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stdout) == (128 + number, "")
+    assert done.stderr == f"\nl2m: stopped; {KEPT[command]}\n"
+
+
+def test_what_runs_in_the_background_ignores_an_interrupt():
+    script = "import os, signal, l2m.__main__ as m, l2m.cli; l2m.cli.main = "
+    script += "lambda: os.kill(os.getpid(), signal.SIGINT) or 5; raise SystemExit(m.main())"
+    ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+    assert subprocess.run([sys.executable, "-c", script], **ignoring).returncode == 5
 
 
 # run, build, check

@@ -112,8 +112,10 @@ def claims_page() -> str:
         where = {"where": f"[chapter {int(chapter[:2])}]({chapter}.ipynb)"}
         if (file := claims_file(chapter)).exists():
             try:
-                said += [claim | where for claim in json.loads(file.read_text(encoding="utf-8"))]
-            except (ValueError, TypeError):
+                found = json.loads(file.read_text(encoding="utf-8"))
+                texts = [{k: text.replace("<", "&lt;") for k, text in c.items()} for c in found]
+                said += [text | where for text in texts]  # in which nothing is markup of a page
+            except (ValueError, TypeError, AttributeError):
                 cure = "restore it with `git checkout -- results`, or run the chapter"
                 raise ChapterError(f"{file} is damaged: {cure}.") from None
     return _render("claims", claims=CLAIMS, all=said)

@@ -7,18 +7,21 @@ are kept in the cell's metadata. What a chapter says of the paper's claims is ke
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
 from l2m.chapters.contents import CLAIMS, ChapterError, book_dir, claims_file
-from l2m.files import ROOT, write_atomic
+from l2m.files import ROOT, leash, write_atomic
 
 MAX_BYTES = 2_000_000  # of an executed notebook
 # What builds the pages where _config.yml is; jupyter_book's module does nothing when run with -m.
-BUILD = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+BUILD = [sys.executable, "-c"]
+BUILD += ["import l2m.files; l2m.files.leashed(); import jupyter_book.cli.main as m; m.main()"]
 BUILD += ["build", ".", "-n", "-W", "--keep-going"]
 
 # A role, unless it stands in code: a fence, or a span between backticks.
@@ -29,8 +32,20 @@ ROLE = re.compile(
     re.MULTILINE,
 )
 _WIDGET = "application/vnd.jupyter.widget-view+json"  # shows nothing without its kernel
-_FOLDERS = {Path(sys.prefix): "<environment>", ROOT: ".", Path.home(): "~"}  # the innermost first
-_FOLDERS |= {Path(tempfile.gettempdir()): "<temporary>"}
+# Local folders, and what stands for them; a token in the environment is nobody's business, either.
+_FOLDERS = {str(ROOT): ".", str(Path.home()): "~", tempfile.gettempdir(): "<temporary>"}
+_FOLDERS |= {sys.prefix: "<environment>", sysconfig.get_path("stdlib"): "<python>"}
+_FOLDERS |= {
+    os.environ.get(f"L2M_{name}", ""): f"<{name.lower()}>" for name in ("CACHE", "CORPORA")
+}
+_FOLDERS |= {os.path.realpath(folder): name for folder, name in _FOLDERS.items() if folder}
+_SECRET = re.compile("TOKEN|SECRET|PASSWORD|API_?KEY", re.IGNORECASE)
+# All that pandas' tables are made of; what else looks like markup is a name, and is text.
+_STYLE = re.compile(r'(<div>\s*)?<style( scoped| type="text/css")>[^<]*</style>')
+_NO_TABLE = re.compile(
+    r"<(?!/?(?:table|thead|tbody|tr|th|td|caption|div|p)"
+    r'(?:\s+(?:class|id|border|colspan|rowspan|halign|valign|style)="[^"<>()]*")*\s*>)'
+)
 
 
 def expressions(source: str) -> list[str]:
@@ -63,7 +78,8 @@ def as_text(shown: str) -> str:
         raise ValueError(f'its value is {shown[:100]}, and not a text such as f"{{x:.2f}}" makes')
     if not str(value).strip():
         raise ValueError("its value is empty")
-    return re.sub(r"([\\`*_\[\]<>$|&])", r"\\\1", str(value).strip())  # nothing is markup
+    text = _clean(str(value).strip())
+    return re.sub(r"([\\`*_\[\]<>$|&])", r"\\\1", text)  # nothing is markup
 
 
 def claim(id: str, *, paper: str, ours: str, condition: str, verdict: str, reason: str) -> None:
@@ -111,7 +127,7 @@ def publish(executed, source, info: dict, path: Path) -> Path:
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if _WIDGET not in o.get("data", {})]
             for number, output in enumerate(cell.outputs):
-                _clean(output, f"{cell.id}-{number}")
+                _clean_output(output, f"{cell.id}-{number}")
     executed.metadata = source.metadata | {"l2m": info}
     text = nbformat.writes(executed) + "\n"
     size = len(text.encode())
@@ -124,26 +140,47 @@ def publish(executed, source, info: dict, path: Path) -> Path:
 
 def build_pages() -> Path:
     """Build the pages of the book; return the first. RuntimeError when there was a warning."""
-    if subprocess.run(BUILD, cwd=ROOT).returncode:
+    with subprocess.Popen(BUILD, cwd=ROOT, start_new_session=True, **leash()) as process:
+        try:
+            status = process.wait()
+        except BaseException:  # this one's Ctrl-C, which it does not get
+            process.kill()
+            raise
+    if status:
         raise RuntimeError("the pages were not built; see above.")
     return ROOT / "_build" / "html" / "index.html"
 
 
-def _clean(output, label: str) -> None:
-    if output.output_type == "stream":
-        output.text = _clean_text(output.text)
+def _clean_output(output, label: str) -> None:
+    data = output.get("data", {})
+    pictures = {k: v for k, v in data.items() if re.match(r"image/(?!svg)|application/pdf", k)}
+    output.update(_clean(output))
     for kind, content in output.get("data", {}).items():
-        if kind.startswith("text/") and isinstance(content, str):
-            content = _clean_text(content)
-            if kind == "text/html":  # the random name that pandas gives to a styled table
-                content = re.sub(r"\bT_[0-9a-f]{5}(?=[_\s\"])", f"T_{label}", content)
-            output.data[kind] = content
+        if kind in pictures:  # letters that encode bytes
+            output.data[kind] = pictures[kind]
+        if kind == "text/markdown":
+            output.data[kind] = content.replace("<", "&lt;")
+        if kind == "text/html":
+            start = found.end() if (found := _STYLE.match(content)) else 0
+            content = content[:start] + _NO_TABLE.sub("&lt;", content[start:])
+            # the random name that pandas gives to a styled table
+            output.data[kind] = re.sub(r"\bT_[0-9a-f]{5}(?=[_\s\"])", f"T_{label}", content)
 
 
-def _clean_text(text: str) -> str:
-    """Drop this machine's folders, and the addresses of objects."""
-    for folder, name in _FOLDERS.items():
-        if folder != folder.parent:  # in a container the home may be the root, which stays
-            text = text.replace(str(folder), name)
-    text = re.sub(r"ipykernel_\d+/\d+\.py", "cell.py", text)
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+def _clean(value):
+    """Drop this machine's folders and secrets, and the addresses of objects, from all text."""
+    if isinstance(value, dict):
+        return {_clean(key): _clean(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_clean(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    for name, secret in os.environ.items():
+        if len(secret) > 7 and _SECRET.search(name):
+            value = value.replace(secret, f"<{name}>")
+    for folder in sorted(_FOLDERS, key=len, reverse=True):  # the innermost first, each as a whole
+        if folder != os.path.dirname(folder):  # in a container the home may be the root
+            whole = rf"(^|[^\w.~-]|\x1b\[[\d;]*m){re.escape(folder)}(?![\w~-]|\.\w)"
+            value = re.sub(whole, rf"\g<1>{_FOLDERS[folder]}", value)
+    value = re.sub(r"ipykernel_\d+/\d+\.py", "cell.py", value)
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", value)

@@ -88,8 +88,8 @@ def plan(names: list[str], given: dict[str, str], output_dir: Path | None = None
 def run_all(jobs: list[Job], at_once: int = 1, record: bool = False) -> list[str]:
     """Run the chapters, `at_once` of them side by side; return the names of those that failed.
 
-    With `record` new results are written to ``results/``. Ctrl-C ends the kernels at once; nothing
-    is published of a chapter that has not finished.
+    With `record` new results are written to ``results/``. Ctrl-C and SIGTERM end the kernels at
+    once; nothing is published of a chapter that has not finished.
     """
     at_once = max(1, min(at_once, len(jobs)))
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
@@ -113,14 +113,16 @@ def run_all(jobs: list[Job], at_once: int = 1, record: bool = False) -> list[str
                     tqdm.write(f"{job.chapter}: {kind}{error}", file=sys.stderr)
                     failures.append(job.chapter)
         except BaseException:
-            handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C waits
+            ends = signal.SIGINT, signal.SIGTERM
+            handlers = [signal.signal(end, signal.SIG_IGN) for end in ends]  # a second one waits
             pool.shutdown(wait=False, cancel_futures=True)
             while not all(future.done() for future in futures):
                 for client in _clients:  # also one whose kernel has just begun
                     with suppress(AttributeError):
                         client.km.provisioner.process.kill()
                 time.sleep(0.1)
-            signal.signal(signal.SIGINT, handler)
+            for end, handler in zip(ends, handlers, strict=True):
+                signal.signal(end, handler)
             raise
     return failures
 

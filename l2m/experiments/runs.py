@@ -9,6 +9,7 @@ import json
 import os
 import queue
 import subprocess
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from l2m.files import (
     cache_dir,
     digest,
     held,
+    leash,
     meant,
     opened,
     seal,
@@ -37,6 +39,7 @@ from l2m.results import recorded
 
 SCHEMA, CURE = "tables of a run 2", "it is made again from the last checkpoint"
 CPU_TOKENS = 1_000_000  # more are not trained on without a GPU
+GRACE = 5  # seconds in which a command that is stopped may end by itself
 LOG_LINES = 15  # of a failed command, in its report
 # What fields were called when the first results were recorded, which are found by these names.
 RECORDED_AS = {
@@ -219,7 +222,8 @@ def run_all(
     run are waited for. Returns, by name of what did not succeed, the end of its log, or that it was
     not started. A command that fails does not stop the others; Ctrl-C ends them all.
     """
-    free, start, processes, failures = queue.SimpleQueue(), time.monotonic(), set(), {}
+    free, start, failures = queue.SimpleQueue(), time.monotonic(), {}
+    processes, starting, stopped = [], threading.Lock(), threading.Event()
     for device in visible_devices() * per_device:
         free.put(device)
     threads = str(max(1, (os.cpu_count() or 1) // free.qsize()))
@@ -228,13 +232,17 @@ def run_all(
 
     def run(name):
         device, log = free.get(), logs / f"{name}.log"
-        env = {"OMP_NUM_THREADS": threads, **os.environ, "CUDA_VISIBLE_DEVICES": device}
+        options = leash()
+        env = {"OMP_NUM_THREADS": threads, **options.pop("env"), "CUDA_VISIBLE_DEVICES": device}
         try:
             if time.monotonic() - start > deadline:
                 return "not started: the deadline had passed"
             with open(log, "w", encoding="utf-8") as file:
-                process = subprocess.Popen(commands[name], stdout=file, stderr=file, env=env)
-                processes.add(process)
+                with starting:  # so that none is missed when all are ended
+                    if stopped.is_set():
+                        return "not started: it was stopped"
+                    options |= {"stdout": file, "stderr": file, "env": env}
+                    processes.append(process := subprocess.Popen(commands[name], **options))
                 code = process.wait()
             if code == 0:
                 return ""
@@ -255,8 +263,13 @@ def run_all(
                 failures[futures[future]] = said
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        with starting:
+            stopped.set()
         for process in processes:
-            if process.poll() is None:
+            process.terminate()  # which lets it remove what it had half written
+        for process in processes:
+            try:
+                process.wait(GRACE)
+            except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
     return failures

@@ -1,12 +1,18 @@
 """What is published has nothing of the machine or the moment in it."""
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from project import METADATA
+from project import METADATA, Project, alive, wait_until
 
 from l2m.chapters import publish as module
 from l2m.chapters.contents import ChapterError
@@ -54,6 +60,120 @@ def test_machine_and_moment_are_dropped(tmp_path):
     assert said["text"] == "./l2m ~/x <object> /cell.py"
     assert html["data"]["text/html"].count(f"T_{cell.id}-1") == 2
     assert [p.name for p in path.parent.iterdir()] == ["01_a.ipynb"]
+
+
+PLACES = {
+    "text": lambda text: new_output("stream", name="stderr", text=f"see {text}"),
+    "coloured": lambda text: new_output("stream", name="stdout", text=f"\x1b[0;32m{text}\x1b[0m"),
+    "plain": lambda text: new_output("display_data", {"text/plain": f"'{text}'"}),
+    "html": lambda text: new_output("display_data", {"text/html": f'<td id="a">{text}</td>'}),
+    "markdown": lambda text: new_output("display_data", {"text/markdown": f"`{text}`"}),
+    "svg": lambda text: new_output("display_data", {"image/svg+xml": f"<!-- {text} -->"}),
+    "json": lambda text: new_output("display_data", {"application/json": {text: [1, [text]]}}),
+    "error": lambda text: new_output("error", ename="E", evalue=text, traceback=["1", f"{text}:3"]),
+    "metadata": lambda text: new_output("display_data", {}, metadata={"claim": {"ours": text}}),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_local_folders_and_secrets_are_cut_from_every_output(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(
+        module, "_FOLDERS", {"": "", "/": "/", "/data": "~", "/data/c": "<corpora>"}
+    )
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh")
+    found = []
+    for text in ("/data/c/x /data/y hf_abcdefgh", "<corpora>/x ~/y <HF_TOKEN>"):
+        executed, source = notebooks(PLACES[place](text))
+        monkeypatch.setattr(module, "_NO_TABLE", re.compile("$^"))  # tested below
+        publish(executed, source, {}, tmp_path / "01_a.ipynb")
+        found.append(nbformat.read(tmp_path / "01_a.ipynb", 4).cells[-1].outputs)
+    assert found[0] == found[1] and "corpora" in str(found[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("/data/c", "C"),
+        ("in /data/c.", "in C."),
+        ("'/data/c'", "'C'"),
+        ("/data/c:/data/c/x", "C:C/x"),
+        ("file:///data/c", "file://C"),
+        *((name, name) for name in ("/data/c-2", "/data/c2/x", "/data/c.txt", "/mnt/data/c")),
+    ],
+)
+def test_only_whole_folders_are_cut(monkeypatch, text, cut):
+    monkeypatch.setattr(module, "_FOLDERS", {"/data/c": "C"})
+    assert module._clean(text) == cut
+
+
+def test_letters_that_encode_a_picture_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_FOLDERS", {"/tmp": "T"})
+    executed, source = notebooks(new_output("display_data", {"image/png": "+/tmp/"}))
+    assert '"+/tmp/"' in publish(executed, source, {}, tmp_path / "01_a.ipynb").read_text()
+
+
+MARKUP = "<img src=x onerror=alert(1)>"
+NAMES = f"""
+import pandas as pd
+from IPython.display import display
+name = {MARKUP!r}
+names = [name, "</td><script>alert(1)</script>", "<b onclick='x'>", "<style>*", "<td onclick=x>"]
+table = pd.DataFrame({{"book": names, name: 1.5}}, index=pd.Index(names, name=name))
+display(table, table.style.format(precision=2), table.T.style.set_caption(name))
+display(table.style.format("{{:.2f}}", subset=[name]).hide(axis="index"))
+display({{"text/markdown": name, "text/plain": name}}, raw=True)
+print(name)
+""".strip()
+NAMED = "from l2m.chapters.publish import claim\nclaim('C1', paper='1', ours='1', condition=name"
+NAMED += ", verdict='open', reason='None.')"
+
+
+class Tags(HTMLParser):
+    """The tags of a page, with the names of their attributes; and its text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found, self.text = set(), ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.add(tag)
+        self.found |= {name for name, _ in attributes if name.startswith("on")}
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.mark.chapters
+def test_names_that_hold_markup_are_text_on_every_page(tmp_path):
+    project = Project(tmp_path)
+    project.chapter("01_a", NAMES, NAMED, text="A book: {eval}`name`.")
+    done = project.l2m("run")
+    assert done.returncode == 0, done.stderr
+    cells = project.executed("book/01_a.ipynb").cells
+    assert cells[-1].source == "A book: \\<img src=x onerror=alert(1)\\>."
+    data = [o.data for cell in cells for o in cell.get("outputs", []) if "data" in o]
+    pages = [Tags(some["text/html"]) for some in data if "text/html" in some]
+    assert len(pages) == 4
+    for page in pages:
+        assert page.found <= {
+            "div",
+            "style",
+            "table",
+            "thead",
+            "tbody",
+            "tr",
+            "th",
+            "td",
+            "caption",
+        }
+        assert page.text.count(MARKUP) >= 2
+    assert "&lt;img src" in [some.get("text/markdown") for some in data][4]
+    shown = "from l2m.chapters.contents import claims_page; print(claims_page())"
+    page = subprocess.run(
+        [sys.executable, "-c", shown], cwd=tmp_path, env=project.environment, capture_output=True
+    ).stdout.decode()
+    assert "condition: &lt;img src" in page and "<img" not in page
 
 
 IN_CODE = """
@@ -150,3 +270,29 @@ def test_pages_that_do_not_build_are_an_error(monkeypatch):
         module.build_pages()
     monkeypatch.setattr(module, "BUILD", ["true"])
     assert module.build_pages() == ROOT / "_build" / "html" / "index.html"
+
+
+PAGES = """
+import sys
+from pathlib import Path
+from l2m.chapters import publish
+slow = "import os, time; from l2m.files import leashed; leashed(); "
+slow += "open('new', 'w').write(str(os.getpid())); os.rename('new', 'pid'); time.sleep(60)"
+publish.ROOT, publish.BUILD = Path.cwd(), [sys.executable, "-c", slow]
+publish.build_pages()
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_the_pages_are_not_built_on_by_an_orphan(tmp_path, sent):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PAGES],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    wait_until((tmp_path / "pid").exists)
+    process.send_signal(sent)
+    process.wait(60)
+    wait_until(lambda: not alive(int((tmp_path / "pid").read_text())), 20)

@@ -1,10 +1,14 @@
 """Many commands over few devices: each sees its own, and failures are reported, not fatal."""
 
+import os
+import signal
+import subprocess
 import sys
 import time
 from contextlib import contextmanager
 
 import pytest
+from project import PACKAGE, alive, wait_until
 
 from l2m.experiments.runs import run_all, visible_devices
 from l2m.files import CannotWrite
@@ -79,6 +83,37 @@ def test_an_interrupt_ends_the_processes(tmp_path, monkeypatch):
         run_all({"slow": python(code)}, tmp_path)
     time.sleep(2.2)
     assert not alive.exists()
+
+
+RUNS = """
+import sys
+from pathlib import Path
+from l2m.experiments.runs import run_all
+slow = (
+    "import os, time; from l2m.files import leashed; leashed(); "
+    "os.rename(open('new', 'w').name, str(os.getpid())); time.sleep(60)"
+)
+run_all({name: [sys.executable, "-c", slow] for name in "ab"}, Path("logs"), per_device=2)
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_processes_end_with_who_started_them(tmp_path, sent):
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUNS],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+    def started():
+        return [int(path.name) for path in tmp_path.iterdir() if path.name.isdecimal()]
+
+    wait_until(lambda: len(started()) == 2)
+    process.send_signal(sent)
+    process.wait(60)
+    wait_until(lambda: not any(map(alive, started())), 20)
 
 
 def test_the_environment_names_the_devices(monkeypatch):

@@ -71,6 +71,18 @@ def test_blocks_of_any_size_give_the_same(block, monkeypatch):
     np.testing.assert_allclose(whole, two_point_mi(documents, [1, 13], part=100), atol=1e-12)
 
 
+@pytest.mark.parametrize("part", [pairs.PART, 300])
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_order_of_documents_and_threads_change_nothing(part, device, monkeypatch):
+    documents, options = books([900, 3, 500, 64], 40), {"null": None, "device": device}
+    whole = two_point_mi(documents, [1, 2, 13, 40], part=part, **options)
+    monkeypatch.setattr(two_point, "WORKERS", 1)
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]):
+        moved = two_point_mi([documents[i] for i in order], [1, 2, 13, 40], part=part, **options)
+        assert (whole["mi"] - moved["mi"]).abs().max() == 0.0
+        assert whole["pairs"].equals(moved["pairs"])
+
+
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=200))
 def test_run_lengths(values):
     keys = np.sort(np.array(values, np.uint32))

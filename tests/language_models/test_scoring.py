@@ -86,6 +86,28 @@ def test_batches_order_and_more_partners_change_nothing():
     np.testing.assert_allclose(moved.shuffled[8], one.shuffled[8][:, order], atol=1e-4)
 
 
+@pytest.fixture
+def threads():
+    """Sets how many threads torch uses."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_batches_and_threads_agree_to_five_digits(family, threads):
+    model, w = tiny(family), windows(6)
+    threads(1)
+    one = score(model, w, batch_size=1, progress=False)
+    most = 1e-5 * abs(one.joint).max()
+    for number, size in ((1, 6), (2, 4)):
+        threads(number)
+        assert_same(one, score(model, w, batch_size=size, progress=False), most)
+    threads(1)
+    again = score(model, w, batch_size=1, progress=False)
+    assert_same(one, again, 0.0)
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "bloom", "mamba2"])
 def test_a_future_is_priced_after_tokens_of_another_window(family):
     model, w = tiny(family), windows(5)

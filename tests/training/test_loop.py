@@ -204,6 +204,18 @@ def test_parts_of_a_batch_add_up_to_the_batch():
     np.testing.assert_allclose(parts.grad_norm, whole.grad_norm, rtol=1e-4)
 
 
+def test_threads_of_torch_agree_to_five_digits():
+    before, losses = torch.get_num_threads(), []
+    try:
+        for number in (1, 3, 1):
+            torch.set_num_threads(number)
+            losses.append(train(small("gpt2"), Copying(), CONFIG, progress=False).loss)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    assert losses[2].tolist() == losses[0].tolist()
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     script = tmp_path / "run.py"
