@@ -209,9 +209,11 @@ class ServedModel:
             spread = np.linspace(0, len(tokens) - 1, min(len(tokens), 3)).astype(int)
             for at in {*spread.tolist(), *np.argsort(-log_q)[:2].tolist()}:
                 table = self._by(_next, past + list(map(int, tokens[:at])))
-                least = min(table.values(), default=np.nan)
-                known = table.get(int(tokens[at]))
-                off.append(max(0, log_q[at] - least) if known is None else abs(known - log_q[at]))
+                least, known = min(table.values(), default=-np.inf), table.get(int(tokens[at]))
+                over = np.maximum(
+                    0, log_q[at] - least
+                )  # of a token that is not among the likeliest
+                off.append(over if known is None else abs(known - log_q[at]))
                 allowed.append((1 - log_q[at]) / 2)  # rounding moves single tokens, but not so far
         if not (np.mean(off) <= TOLERANCE["bfloat16"] and np.all(np.less_equal(off, allowed))):
             raise UntrustedModel(
