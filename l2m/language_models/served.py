@@ -10,7 +10,10 @@ Token ids are sent, never text, and log-probabilities of those ids come back, in
     others     /v1/completions with `echo` and `logprobs`, if they name tokens by their ids
 
 A way is trusted once the server, generating, predicts as much of some tokens; an answer, if it has
-read as many tokens as were sent, and tells a log-probability of each.
+read as many tokens as were sent, and tells a log-probability of each. SGLang's was tried only as it
+is documented. Of the embedded model on a CPU vLLM 0.32 in float32 said the same as `score` here to
+1.7e-5 nats a token (7e-5 at most); llama.cpp, computing in 4 bits, to 0.08 (0.009 too little on
+average), which moved estimates of I_BP by up to 0.25 nats.
 """
 
 import json
