@@ -62,7 +62,7 @@ class Stub:
         return out[1:] if self.fault == "drops the first" else out
 
     def top(self, prompt, k):
-        found = self.log_softmax(prompt)[-1].topk(k)
+        found = self.log_softmax(prompt)[-1].topk(0 if self.fault == "predicts nothing" else k)
         return dict(zip(found.indices.tolist(), found.values.tolist(), strict=True))
 
     def changed(self, prompt):

@@ -10,7 +10,10 @@ Token ids are sent, never text, and log-probabilities of those ids come back, in
     others     /v1/completions with `echo` and `logprobs`, if they name tokens by their ids
 
 A way is trusted once the server, generating, predicts as much of some tokens; an answer, if it has
-read as many tokens as were sent, and tells a log-probability of each.
+read as many tokens as were sent, and tells a log-probability of each. SGLang's was tried only as it
+is documented. Of the embedded model on a CPU vLLM 0.32 in float32 said the same as `score` here to
+1.7e-5 nats a token (7e-5 at most), in bfloat16 to 0.04 (0.004 too much on average); llama.cpp,
+computing in 4 bits, to 0.08 (0.009 too little), which on three windows moved I_BP by 0.5 at most.
 """
 
 import json
@@ -211,9 +214,11 @@ class ServedModel:
             spread = np.linspace(0, len(tokens) - 1, min(len(tokens), 3)).astype(int)
             for at in {*spread.tolist(), *np.argsort(-log_q)[:2].tolist()}:
                 table = self._by(_next, past + list(map(int, tokens[:at])))
-                least = min(table.values(), default=np.nan)
-                known = table.get(int(tokens[at]))
-                off.append(max(0, log_q[at] - least) if known is None else abs(known - log_q[at]))
+                least, known = min(table.values(), default=-np.inf), table.get(int(tokens[at]))
+                over = np.maximum(
+                    0, log_q[at] - least
+                )  # of a token that is not among the likeliest
+                off.append(over if known is None else abs(known - log_q[at]))
                 allowed.append((1 - log_q[at]) / 2)  # rounding moves single tokens, but not so far
         if not (np.mean(off) <= TOLERANCE["bfloat16"] and np.all(np.less_equal(off, allowed))):
             raise UntrustedModel(

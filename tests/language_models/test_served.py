@@ -81,6 +81,7 @@ def test_a_continuation_that_is_cached_is_read_again():
         ("clamped", "is -9999.0, not a finite number"),
         ("positive", "is 0.5, not a finite number"),
         ("hot", "is not what it predicts next .log q of a token is off by"),
+        ("predicts nothing", "is not what it predicts next .log q of a token is off by inf"),
     ],
 )
 def test_an_answer_that_is_no_log_likelihood_is_refused(kind, fault, message):
