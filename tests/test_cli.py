@@ -149,7 +149,7 @@ def test_models_that_are_not_there_remind_of_others(monkeypatch, capsys):
     transformers = pytest.importorskip("transformers")
     missing = raising(OSError("no network"))
     monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", missing)
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", missing)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", classmethod(missing))
     known = [{"name": "Llama-3.1-8B", "id": None}]
     monkeypatch.setattr("l2m.chapters.calculator.architectures", lambda: known)
     assert main(["models", "llama-3-8"]) == 2
