@@ -73,7 +73,7 @@ def test_importing_the_package_loads_nothing_heavy():
 def test_few_modules_load_torch_when_imported():
     package = Path(l2m.__file__).parent
     # what runs models
-    rooms = {"training": None, "language_models": {"likelihood", "packing", "trust"}}
+    rooms = {"training": None, "language_models": {"likelihood", "packing", "trust", "served"}}
     rooms |= {"experiments": {"bottleneck"}, "memory": {"power_attention"}}
     names = []
     for path in sorted(package.rglob("*.py")):
