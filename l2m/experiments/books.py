@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from l2m.experiments.position_losses import block_edges, block_means
-from l2m.experiments.runs import POWER, Experiment, Run, given, grids_of, main_process
+from l2m.experiments.runs import Experiment, PowerRun, grids_of, main_process
 from l2m.files import digest, write_atomic
 from l2m.information.bipartite import window_terms
 from l2m.language_models import models
@@ -29,7 +29,6 @@ from l2m.text.token_files import TokenFile
 TOKENS = 1 << 15  # evaluated at once
 WATCHED = 1 << 17  # held-out tokens looked at while training
 SPARE = 60  # seconds of a deadline that a run keeps back for evaluating
-LATER = ("positions", *POWER)  # fields of a run that the first recorded ones had not
 
 
 @dataclass(frozen=True)
@@ -115,11 +114,10 @@ def on_device(tokens: np.ndarray, device) -> tuple:
 
 
 @dataclass(frozen=True)
-class BookRun(Run):
+class BookRun(PowerRun):
     """One language model, how long it is trained, and on what books.
 
-    `state` is d_state of a Mamba, `positions` are of a GPT-2, the fields from `s` on of power
-    attention (`build_model`).
+    `state` is d_state of a Mamba, `positions` are of a GPT-2 (`build_model`).
     """
 
     family: str
@@ -134,20 +132,13 @@ class BookRun(Run):
     seed: int = 0
     books: Books = field(default_factory=Books)
     positions: str | None = None
-    s: float | None = None
-    slots: float | None = None
-    base: int | None = None
-    attention_window: int | None = None
-    merge: str | None = None
-    heads: int | None = None
-    head_dim: int | None = None
 
     chapter = "07_books"
+    later = ("positions",)
 
     def about(self) -> dict:
         """Its fields without its books, by the names that results are recorded under."""
-        fields = given(super().about(), LATER)
-        return {key: value for key, value in fields.items() if key != "books"}
+        return {key: value for key, value in super().about().items() if key != "books"}
 
     def identity(self) -> dict:
         """All that its numbers depend on; in how many parts a batch is processed is not."""
@@ -160,9 +151,7 @@ class BookRun(Run):
         parts = [self.family, f"{self.layers}x{self.width}"]
         parts += [f"s{self.state}"] if self.state else []
         parts += [self.positions] if self.positions else []
-        parts += [f"s{self.s:g}"] if self.s is not None else []
-        parts += [f"c{self.slots:g}"] if self.slots is not None else []
-        parts += [self.merge] if self.merge else []
+        parts += self.power_title()
         parts += [f"window{self.attention_window}"] if self.attention_window else []
         parts += [str(self.length)]
         parts += [f"seed{self.seed}"] if self.seed else []
@@ -176,8 +165,8 @@ class BookRun(Run):
         """The model with its first weights."""
         from l2m.training.networks import build_model
 
-        named = ("length", "layers", "width", "state", "positions", "seed", *POWER)
-        sizes = {key: getattr(self, key) for key in named}
+        named = ("length", "layers", "width", "state", "positions", "seed")
+        sizes = {key: getattr(self, key) for key in named} | self.power()
         return build_model(self.family, vocab_size=vocab_size, **sizes)
 
     def train(self, deadline=inf, progress=True):

@@ -16,13 +16,11 @@ import pandas as pd
 from scipy.stats import sem
 
 from l2m.experiments.position_losses import block_edges, block_means
-from l2m.experiments.runs import POWER, Experiment, Run, given, grids_of
+from l2m.experiments.runs import Experiment, PowerRun, grids_of
 from l2m.language_models.models import default_device
 from l2m.memory.history_state import history_state_dim
 from l2m.sources.gaussian import GaussianFamily
 from l2m.sources.gaussian_cuts import CutFamily
-
-LATER = ("offset", *POWER)  # fields of a run that the first recorded ones had not
 
 
 def conditional_kl(mean, deviation, q_mean, q_deviation):
@@ -101,12 +99,12 @@ class GaussianTask:
 
 
 @dataclass(frozen=True)
-class GaussianRun(Run):
+class GaussianRun(PowerRun):
     """One network, its data, and its budget.
 
-    `state` is d_state of a Mamba, `window` that of a sliding-window GPT-2, the fields from `s` on
-    those of power attention; `offset` is of the data (`GaussianTask`). `vectors` are those of one
-    step, `held_out` those that the trained network is evaluated on, in fp32.
+    `state` is d_state of a Mamba, `window` that of a sliding-window GPT-2; `offset` is of the data
+    (`GaussianTask`). `vectors` are those of one step, `held_out` those that the trained network is
+    evaluated on, in fp32.
     """
 
     family: str
@@ -127,25 +125,15 @@ class GaussianRun(Run):
     precision: str = "fp32"
     held_out: int = 262_144
     offset: int | None = None
-    s: float | None = None
-    slots: float | None = None
-    base: int | None = None
-    attention_window: int | None = None
-    merge: str | None = None
-    heads: int | None = None
-    head_dim: int | None = None
 
     chapter = "06_gaussian"
+    later = ("offset",)
 
     def __post_init__(self):
         if self.levels < 1 or 4**self.levels != self.length:
             raise ValueError(f"length must be a power of 4, not {self.length}.")
         if self.vectors % self.length or self.held_out % self.length:
             raise ValueError(f"vectors and held_out must be multiples of length = {self.length}.")
-
-    def about(self) -> dict:
-        """Its fields; of those that were not there when the first runs were recorded, the given."""
-        return given(super().about(), LATER)
 
     @property
     def levels(self) -> int:
@@ -157,9 +145,7 @@ class GaussianRun(Run):
         parts += [f"state{self.state}"] if self.state else []
         parts += [f"window{self.window}"] if self.window else []
         parts += [self.positions] if self.positions else []
-        parts += [f"s{self.s:g}"] if self.s is not None else []
-        parts += [f"c{self.slots:g}"] if self.slots is not None else []
-        parts += [self.merge] if self.merge else []
+        parts += self.power_title()
         parts += ["clock"] if self.clock else []
         parts += [self.kind] if self.kind != "sub-volume" else []
         parts += [f"cut{self.offset}"] if self.offset is not None else []
@@ -177,7 +163,7 @@ class GaussianRun(Run):
         from l2m.training.networks import build_model
 
         named = ("length", "layers", "width", "state", "window", "positions", "clock", "seed")
-        sizes = {key: getattr(self, key) for key in (*named, *POWER)}
+        sizes = {key: getattr(self, key) for key in named} | self.power()
         return build_model(self.family, dim=self.copies, **sizes)
 
     def train(self, deadline=inf, progress=True, device=None):
@@ -208,7 +194,7 @@ class GaussianRun(Run):
         n = self.held_out // (size * self.length)
         batches = [task.held_out(i, size, device) for i in range(n)]
         kl = evaluate_positions(model, task, batches, precision="fp32")
-        row = given(asdict(self), LATER) | {
+        row = self.given(asdict(self)) | {
             "parameters": sum(p.numel() for p in model.parameters()),
             "dim_z": history_state_dim(model.config, half),
             "mi": self.copies * task.family.bipartite_mi(half),

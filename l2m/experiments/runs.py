@@ -47,8 +47,6 @@ RECORDED_AS = {
     "warmup_steps": "warmup",
     "gradient_accumulation_steps": "accumulate",
 }
-# Fields of runs of power attention, as `build_model` calls them.
-POWER = ("s", "slots", "base", "attention_window", "merge", "heads", "head_dim")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +119,39 @@ class Run:
         return pd.read_parquet(self.folder / f"{name}.parquet").assign(run=self.name)
 
 
-def given(fields: dict, later: tuple[str, ...]) -> dict:
-    """Fields of a run without those of `later`, which the first recorded ones had not, if None."""
-    return {key: value for key, value in fields.items() if key not in later or value is not None}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PowerRun(Run):
+    """A run that may be of power attention: its options, as `build_model` calls them."""
+
+    s: float | None = None
+    slots: float | None = None
+    base: int | None = None
+    attention_window: int | None = None
+    merge: str | None = None
+    heads: int | None = None
+    head_dim: int | None = None
+
+    later = ()  # further fields that the first recorded runs had not
+
+    def power(self) -> dict:
+        """The options of power attention."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(PowerRun)}
+
+    def power_title(self) -> list[str]:
+        """Their part of a title."""
+        parts = [f"s{self.s:g}"] if self.s is not None else []
+        parts += [f"c{self.slots:g}"] if self.slots is not None else []
+        return parts + ([self.merge] if self.merge else [])
+
+    def about(self) -> dict:
+        """Its fields, of the later ones those given, by the names that results have."""
+        return self.given(super().about())
+
+    def given(self, fields: dict) -> dict:
+        """Fields of the run: those that the first recorded had not come last, and only if given."""
+        last = {key: fields[key] for key in (*self.later, *self.power())}
+        first = {key: value for key, value in fields.items() if key not in last}
+        return first | {key: value for key, value in last.items() if value is not None}
 
 
 def grids_of(experiment: str, make: Callable) -> dict[str, list[Run]]:

@@ -226,15 +226,16 @@ def score(
 
 def _scores(values, splits, warm, partners, ratio, groups) -> Scores:
     """Scores from the arrays of all shards."""
-    k, own_row = np.arange(partners.size // partners.shape[-1]), np.argsort(partners, -1)
+    rows = np.atleast_2d(partners)
+    own_row = np.argsort(rows[0])  # in which a window's Y stands as the partner's
     marginal, shuffled, after = {}, {}, {}
     for split in splits:
         marginal[split] = values["marginal", split]
-        every = np.stack([values["shuffled", split, i] for i in k])
+        every = np.stack([values["shuffled", split, k] for k in range(len(rows))])
         shuffled[split] = every.reshape(*partners.shape, -1)
         for c in warm:  # by the window whose Y it is
             name = ("warm", split, c) if c < split else ("shuffled", split, 0)
-            after[split, c] = values[name][np.atleast_2d(own_row)[0]]
+            after[split, c] = values[name][own_row]
     return Scores(values["joint",], marginal, shuffled, partners, ratio, groups, after)
 
 
