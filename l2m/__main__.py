@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 
 _KEPT = {
     "measure": "what was scored is kept: run it again to go on.",
@@ -47,8 +48,9 @@ def main() -> int:
         if not _received:
             raise
         said = _KEPT.get(" ".join(sys.argv[1:2]), "what was there before is untouched.")
-        print(f"\nl2m: stopped; {said}", file=sys.stderr, flush=True)
-        return 128 + _received[0]
+        with suppress(OSError, ValueError):  # it may be full, or closed
+            print(f"\nl2m: stopped; {said}", file=sys.stderr, flush=True)
+        os._exit(128 + _received[0])  # threads that wait for a server are not waited for
     finally:
         for number in _SIGNALS:
             if signal.getsignal(number) is _stop:

@@ -99,6 +99,21 @@ def test_the_version(capsys):
         (["measure", "x", "--what", "missed", "--length", "1"], "--length is at least 4, not 1."),
         (["measure", "x", "--what", "past", "--length", "1"], "--length is at least 2, not 1."),
         (["models", "--length", "1"], "'--length'"),
+        *(
+            (["measure", "x", *empty], "an argument is empty: leave it out, or say what it is")
+            for empty in (["--server", ""], ["--corpus="], ["--model", ""], ["--warm", ""], [""])
+        ),
+        (["train", "gaussian", "--grid", "smoke", "--run", ""], "an argument is empty"),
+        (["run", ""], "an argument is empty"),
+        (["run", "--output-dir", ""], "an argument is empty"),
+        (["models", ""], "an argument is empty"),
+        *(
+            (["measure", "x", "--warm", warm], "--warm is numbers of tokens, such as 4,16,64")
+            for warm in ("0", "4,,4", "-1", "1.5", "٣", "4\n", "9" * 5000)
+        ),
+        (["measure", "x" * 300], "of letters, digits, _ and -, at most 99 each"),
+        (["measure", "../x"], "of letters, digits, _ and -"),
+        (["models", "--length", "9" * 19], "A length is a whole number of tokens, from 0 to"),
         (["measure", "x", "--corpus", "kvj"], "pg19, wikipedia. Did you mean 'kjv'?"),
         (["train", "books", "--grid", "smok"], "Did you mean 'smoke'?"),
         (["train", "books", "--grid", "smoke", "--deadline", "nan"], "'--deadline'"),
@@ -121,6 +136,11 @@ def test_a_mistake_is_one_sentence(capsys, arguments, says):
         (ValueError("a window is longer\n  than the book."), "a window is longer than the book."),
         (FileNotFoundError(2, "No such file", "x.txt"), "[Errno 2] No such file: 'x.txt'"),
         (RuntimeError(), "RuntimeError"),
+        (
+            MemoryError(),
+            "there is not enough memory (MemoryError): ask for less at once, or "
+            "take a larger machine.",
+        ),
         (
             ModuleNotFoundError("No module named 'papermill'", name="papermill"),
             "No module named 'papermill': `pip install 'l2m[book]'` installs it "
@@ -460,6 +480,12 @@ def test_train_says_at_once_that_there_is_no_gpu(experiment, scheduled, capsys):
     error = capsys.readouterr().err
     assert error == "l2m: no GPU is here for one, two; --grid smoke needs none.\n"
     assert scheduled == []
+
+
+def test_train_takes_no_more_places_than_runs(experiment, monkeypatch):
+    monkeypatch.setattr("l2m.experiments.runs.visible_devices", lambda: [""])
+    arguments = ["train", "books", "--grid", "smoke", "--per-gpu", "1" + "0" * 30]
+    assert main([*arguments, "--deadline", "0"]) == 1
 
 
 def test_train_refuses_unknown_grids(experiment, capsys):

@@ -6,6 +6,7 @@ window costs after ever less of the first; `missed_terms`, what a cache of words
 """
 
 import inspect
+import re
 import time
 from functools import cache, partial
 from itertools import pairwise
@@ -59,8 +60,8 @@ def measure(
     arithmetic (see `ServedModel`), and only the tokenizer is loaded here.
     """
     given, half = locals(), length // 2
-    if warm and not all(c.isdecimal() for c in warm.split(",")):
-        raise ValueError(f"--warm is numbers of tokens, such as 4,16,64, not {warm!r}")
+    if warm and not re.fullmatch(r"[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*", warm):
+        raise ValueError(f"--warm is numbers of tokens, such as 4,16,64, not {warm[:40]!r}.")
     _require("length", length, 4, inf)
     _require("ratio", ratio, 2, half)
     if largest_split:

@@ -86,6 +86,9 @@ def fingerprint(name: str = EMBEDDED) -> str:
     """sha256 of all that a model or tokenizer reads; of a Hub id not on this disk, its name."""
     if name == EMBEDDED:  # known without the file: results are looked up where it is not installed
         return EMBEDDED_SHA256
+    known = ("config.json", "tokenizer.json", "tokenizer_config.json")
+    if Path(name).is_dir() and not any((Path(name) / file).exists() for file in known):
+        raise ValueError(f"{name} holds no model: name a folder that has a config.json")
     files = [file for file in Path(name).rglob("*") if file.is_file()]
     files = [file for file in files if not re.search(UNREAD, f"/{file.relative_to(name)}")]
     return tree_digest(name, files) if files else f"hub:{name}"

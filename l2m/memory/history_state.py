@@ -32,9 +32,11 @@ class HistoryState:
 
     def dim(self, length):
         """Return dim(z) after `length` tokens: an int, or an array for an array of lengths."""
-        L = np.asarray(length)
-        if L.dtype.kind not in "iu" or (L < 0).any():
-            raise ValueError(f"A length is a whole number of tokens, at least 0, not {length!r}.")
+        L, scalars = np.asarray(length), sum(m.layers * m.width for m in self.memories)
+        most = (2**63 - 1) // max(1, scalars)  # which an int64 holds
+        if L.dtype.kind not in "iu" or not ((L >= 0) & (most >= L)).all():
+            said = f"from 0 to {most:,} for this model"
+            raise ValueError(f"A length is a whole number of tokens, {said}, not {length!r}.")
         dim = sum((m.dim(L.astype(np.int64)) for m in self.memories), np.zeros_like(L, np.int64))
         return dim if dim.ndim else int(dim)
 

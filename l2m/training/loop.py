@@ -202,7 +202,7 @@ class _Run:
                 found.append([float(x) for x in self.step_on(some, update=False)])
         error = {"fp32": (0.001, 0.02), "bf16": (0.01, 0.1)}[self.config.precision]  # fp32: TF32
         for what, a, b, most in zip(("loss", "gradient's norm"), *found, error, strict=True):
-            if not abs(a - b) <= most * abs(a):
+            if math.isfinite(a) and not abs(a - b) <= most * abs(a):  # else `mean` says it
                 raise RuntimeError(
                     f"compiled layers give a {what} of {b:.4g}, plain ones {a:.4g}: "
                     "the compiler errs; train with compile=False, or another torch"
