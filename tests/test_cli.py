@@ -259,6 +259,14 @@ def test_an_end_from_outside_says_what_is_kept(tmp_path, command, number, place)
     assert done.stderr == f"\nl2m: stopped; {KEPT[command]}\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_done_stays_so_while_python_ends(number):
+    script = "import atexit, os, l2m.__main__ as m, l2m.cli; l2m.cli.main = lambda: 5; "
+    script += f"atexit.register(os.kill, os.getpid(), {int(number)}); raise SystemExit(m.main())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (5, "")
+
+
 def test_what_runs_in_the_background_ignores_an_interrupt():
     script = "import os, signal, l2m.__main__ as m, l2m.cli; l2m.cli.main = "
     script += "lambda: os.kill(os.getpid(), signal.SIGINT) or 5; raise SystemExit(m.main())"

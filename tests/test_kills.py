@@ -68,7 +68,7 @@ def l2m_measure_server(project):
         return 404 if path == "/tokenize" else found
 
     project.server.answer = answer
-    given = [*model_and_text(project)[:-1], 100]
+    given = [*model_and_text(project)[:-1], 100, "--bos", 0]
     return ["measure", "m", *given, "--warm", "4", "--server", project.server.url]
 
 
@@ -148,6 +148,8 @@ def content(path):
         return digest(table.drop(columns=[c for c in CLOCK if c in table]).to_csv())
     if path.suffix == ".safetensors":
         return digest(data[8 + int.from_bytes(data[:8], "little") :])
+    if path.suffix == ".html":
+        return data.endswith((b"</html>", b"</html>\n"))  # what else is in it Sphinx changes
     if path.suffix == ".ipynb":
         notebook = json.loads(data)
         notebook["metadata"].get("l2m", {}).pop("results", None)  # digests of files with dates
@@ -168,13 +170,18 @@ def files_below(folder):
     return found
 
 
-MADE = re.compile(r"book/|results/|_build/html/|\.cache/(results/.*parquet|scores/.*parquet|"
+MADE = re.compile(r"book/|results/|_build/html/.*html|\.cache/(results/.*parquet|scores/.*parquet|"
                   r"runs/.*/(runs|curves|positions|metrics|terms)\.parquet|"
                   r"runs/.*safetensors|tokens/.*(bin|manifest.json)|models/)")  # fmt: skip
 
 
 def made(project):
     return {k: content(p) for k, p in files_below(project.root).items() if MADE.match(k)}
+
+
+def listing(project):
+    """All files that there are, and those that the system keeps for a while."""
+    return set(files_below(project.root)) | {f"tmp: {x.name}" for x in project.temporary.iterdir()}
 
 
 def published(project):
@@ -226,7 +233,8 @@ def ended(project, arguments, number=None, after=0.0, written=False):
     else:
         number = None
     status = process.wait(600)
-    return status, log.read_text(encoding="utf-8", errors="replace"), number is not None
+    killed = number is not None and status != 0  # all may have been done before it came
+    return status, log.read_text(encoding="utf-8", errors="replace"), killed
 
 
 def faults(project, status, said, number, before, expected):
@@ -247,6 +255,7 @@ def faults(project, status, said, number, before, expected):
         if now not in (before.get(place), expected.get(place)):
             found += [f"{place} is neither what it was nor what it will be: {now}"]
     temporary = [place for place in files_below(project.root) if ".tmp-" in place]
+    temporary += [path.name for path in project.temporary.iterdir()]
     if temporary and number != signal.SIGKILL:
         found += [f"left: {temporary}"]
     return found
@@ -256,9 +265,10 @@ def faults(project, status, said, number, before, expected):
 def test_a_killed_command_goes_on_and_makes_the_same(tmp_path, command, record_property):
     (tmp_path / "project").mkdir()
     project = Project(tmp_path / "project")
+    project.temporary = tmp_path / "tmp"
     for name in ("home", "tmp"):
         (tmp_path / name).mkdir()
-    project.environment |= {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp")}
+    project.environment |= {"HOME": str(tmp_path / "home"), "TMPDIR": str(project.temporary)}
     project.environment |= {"OMP_NUM_THREADS": "1"}
     with serving(scale_out=True) if "server" in command else nullcontext() as project.server:
         arguments, seed = COMMANDS[command](project), tmp_path / "seed"
@@ -272,7 +282,7 @@ def test_a_killed_command_goes_on_and_makes_the_same(tmp_path, command, record_p
         def finish():
             """Run to the end; what is not as in the first run."""
             status, said, _ = ended(project, arguments)
-            now, names = made(project), set(files_below(project.root))
+            now, names = made(project), listing(project)
             other = sorted(k for k in now.keys() | whole.keys() if now.get(k) != whole.get(k))
             return [f"status {status}: {said[-2000:]}"] * bool(status) + [
                 f"{what}: {some[:5]}"
@@ -287,7 +297,7 @@ def test_a_killed_command_goes_on_and_makes_the_same(tmp_path, command, record_p
         assert status == 0, said
         seconds = time.monotonic() - start
         whole, expected = made(project), published(project)
-        listed = set(files_below(project.root))
+        listed = listing(project)
         afresh()
         problems += finish()  # which shows what a clock changes
         assert not problems
@@ -300,11 +310,13 @@ def test_a_killed_command_goes_on_and_makes_the_same(tmp_path, command, record_p
             if killed:
                 tried += 1
                 new = faults(project, status, said, number, before, expected)
+                print(f"kill {tried}, {number.name} at {after:.2f} s: {new or 'kept'}", flush=True)
                 problems += [f"kill {tried}, signal {number} at {after:.2f}: {x}" for x in new]
                 survived += not new
             if not killed or tried == KILLS or rng.integers(3) == 0:
                 new = finish()
                 problems += [f"after kill {tried}: {x}" for x in new]
+                print(f"goes on: {new or 'the same in the end'}", flush=True)
                 survived -= bool(new) and killed
                 afresh()
         record_property("tried", tried)
