@@ -269,7 +269,7 @@ def test_a_killed_command_goes_on_and_makes_the_same(tmp_path, command, record_p
     for name in ("home", "tmp"):
         (tmp_path / name).mkdir()
     project.environment |= {"HOME": str(tmp_path / "home"), "TMPDIR": str(project.temporary)}
-    project.environment |= {"OMP_NUM_THREADS": "1"}
+    project.environment |= {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     with serving(scale_out=True) if "server" in command else nullcontext() as project.server:
         arguments, seed = COMMANDS[command](project), tmp_path / "seed"
         shutil.copytree(project.root, seed, symlinks=True)
