@@ -1,8 +1,9 @@
 """Byte pairs of a corpus: a tokenizer by the name `bpe:<corpus>:<size>`, learnt on the first call.
 
-It learns from half of the books: those that `split` by author, seed 0, would hold out last. So of
-whatever first half is held out, no author had a part in it. That a token is bytes, and that all
-256 bytes are tokens, lets it read any text, and losses be given per byte.
+It learns from half of the first thousand books: those that `split` by author, seed 0, would hold
+out last. So whatever books of the other half are held out, their authors had no part in it. Where
+no two authors are known, it is books that are split. That a token is bytes, and that all 256 bytes
+are tokens, lets it read any text, and losses be given per byte.
 """
 
 import os
@@ -18,6 +19,7 @@ from l2m.text.token_files import split
 
 PREFIX = "bpe:"
 SCHEMA = "byte pairs 1"  # it and what is in a name identify the tokenizer
+MOST = 1_000  # books
 SEPARATOR = "<|endoftext|>"  # token 0, between documents
 
 
@@ -69,9 +71,9 @@ def _learn(folder: Path, corpus: str, size: int) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    table = load_corpus(corpus).table
+    table = load_corpus(corpus, MOST).table
     books = table.rename(columns={"short_book_title": "title"}).astype({"author": str})
-    learnt_from, _ = split(books, len(books) // 2, by_author=True)
+    learnt_from, _ = split(books, len(books) // 2, by_author=books["author"].nunique() > 1)
     texts = tqdm(table["text"].iloc[learnt_from], f"reading for {size:,} tokens", unit="book")
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

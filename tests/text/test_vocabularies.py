@@ -11,7 +11,7 @@ from l2m.experiments.books import Books
 from l2m.files import DamagedFile
 from l2m.language_models import models
 from l2m.text import vocabularies
-from l2m.text.corpora import token_file
+from l2m.text.corpora import load_corpus, token_file
 from l2m.text.token_files import split
 
 STRANGE = "Ünïcode — “naïve” 中文 🙂\r\n\n\n \t\x7f<|x|> e\u0301"
@@ -63,6 +63,15 @@ def test_no_author_who_may_be_held_out_has_a_part_in_it(shelf):
         assert set(split(table, fewer, by_author=True)[1]) <= set(held_out)
 
 
+def test_of_one_author_it_is_books_that_are_split():
+    folder = vocabularies.byte_pairs("bpe:kjv:400")
+    table = load_corpus("kjv").table.rename(columns={"short_book_title": "title"})
+    train, _ = split(table, 33)
+    assert json.loads((folder / "manifest.json").read_text())["books"] == list(
+        table["title"][train]
+    )
+
+
 def test_it_is_learnt_once_and_the_same_again(shelf, tmp_path, monkeypatch):
     name = f"bpe:{shelf}:300"
     folder = vocabularies.byte_pairs(name)
@@ -100,8 +109,10 @@ def test_names_that_say_too_little(name):
 def test_corpora_that_cannot_teach(shelf):
     with pytest.raises(ValueError, match=r"byte pairs for [\d,]+ tokens, not 60,000"):
         models.load_tokenizer(f"bpe:{shelf}:60000")
-    with pytest.raises(ValueError, match="with all of their authors"):
-        models.load_tokenizer("bpe:kjv:300")
+    table = pd.read_parquet(shelf)
+    table.head(1).to_parquet(shelf)
+    with pytest.raises(ValueError, match="0 books cannot be held out of 1"):
+        models.load_tokenizer(f"bpe:{shelf}:300")
     with pytest.raises(FileNotFoundError, match="no corpus, file or folder 'kjw'"):
         models.load_tokenizer("bpe:kjw:300")
 
