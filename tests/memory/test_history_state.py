@@ -440,6 +440,14 @@ def test_facts_are_whole(name):
         ("Gemma-3-27B", 10 * 16 * (128 + 128)),  # its 52 other layers look back 1024 tokens
         ("Jamba-v0.1", 4 * 8 * (128 + 128)),
         ("Qwen3-Next-80B", 12 * 2 * (256 + 256)),
+        ("MiniMax-M2.5", 62 * 8 * (128 + 128)),
+        ("GLM-5", 78 * (512 + 64 + 128)),  # with the keys of its indexer
+        ("DeepSeek-V4-Flash", 21 * (512 + 128) / 4 + 20 * 512 / 128),
+        ("DeepSeek-V4-Pro", 30 * (512 + 128) / 4 + 31 * 512 / 128),
+        ("Gemma-4-31B", 10 * 4 * (512 + 512)),
+        ("Qwen3.5-397B", 15 * 2 * (256 + 256)),
+        ("Qwen3.6-27B", 16 * 4 * (256 + 256)),
+        ("Kimi-K3", 24 * (512 + 64)),
     ],
 )
 def test_facts_by_hand(name, per_token):
