@@ -66,8 +66,8 @@
     const [, least, most, whole, unit] = NUMBERS[name];
     const text = $(name).value.trim(), plain = text.replace(/[\s,_']/g, "");
     const x = /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(plain) ? Number(plain) : NaN;
-    const words = (v) => `${number(v)}${unit && ` ${unit}`}`;
-    if (text === "") return [NaN, `A number is missing: ${number(least)} to ${words(most)}.`];
+    const words = (v) => v.toLocaleString("en", { maximumFractionDigits: 6 });
+    if (text === "") return [NaN, `A number is missing: from ${words(least)} to ${words(most)}.`];
     if (Number.isNaN(x)) return [NaN, `“${text}” is no number: write it like 1000, 0.5 or 1e6.`];
     if (whole && !Number.isInteger(x)) return [NaN, `A whole number of ${unit}, not ${text}.`];
     if (x < least) return [NaN, `At least ${words(least)}, not ${text}.`];
@@ -98,7 +98,8 @@
       refused.push("tokens-layers");
     }
     if (refused.length) {
-      const names = refused.map((name) => element("a", { href: `#lc-${name}` }, $(name).labels[0].textContent));
+      const label = (name) => [$(name).closest(".row")?.querySelector("legend").textContent, $(name).labels[0].textContent].filter(Boolean).join(", ");
+      const names = refused.map((name) => element("a", { href: `#lc-${name}` }, label(name)));
       $("answer").className = "no";
       $("answer").replaceChildren(element("p", { class: "verdict" }, "No answer: please correct ", ...names.flatMap((a, i) => (i ? [", ", a] : [a])), "."));
       $("answer").querySelectorAll("a").forEach((a, i) => a.addEventListener("click", (event) => { event.preventDefault(); $(refused[i]).focus(); }));
@@ -133,7 +134,7 @@
     $("answer").className = enough ? "yes" : "no";
     $("answer").replaceChildren(
       element("p", { class: "verdict" }, `${model.name}: ${enough ? "enough" : "too little"} for ${number(L)} tokens`),
-      element("p", {}, `${number(kept)} scalars kept (${bytes(kept)} in ${stored}), ${number(needed)} needed (${bytes(needed)})`));
+      element("p", {}, `${number(kept)} scalars kept (${bytes(kept)} at ${stored}), ${number(needed)} needed (${bytes(needed)})`));
     const growing = { linear: `like L, by ${number(grows.rate)} scalars per token`, logarithmic: `like log L, by ${number(grows.rate)} scalars per doubling`,
       bounded: `to ${number(grows.rate)} scalars at most` }[grows.law];
     const rows = [
@@ -170,7 +171,10 @@
   function address() {
     const found = new URLSearchParams();
     for (const [name, value] of Object.entries(CHOICES)) if ($(name).value !== String(value)) found.set(name, $(name).value);
-    for (const name of [...GENERAL, ...($("model").value === OWN ? ROW : [])]) if ($(name).value !== String(NUMBERS[name][0])) found.set(name, $(name).value);
+    for (const name of [...GENERAL, ...($("model").value === OWN ? ROW : [])]) {
+      const [value, why] = read(name);
+      if (value !== NUMBERS[name][0]) found.set(name, why ? $(name).value : value);
+    }
     return found.size ? `#${found}` : location.pathname + location.search;
   }
   function fromAddress() {

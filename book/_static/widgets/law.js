@@ -36,14 +36,14 @@ Widgets.law = (host) => {
       { points: laws.direct ? [[w, laws.direct.beta]] : [], color: "var(--blue)", dots: 6 }];
     const lines = [{ y: 0.76, color: "var(--grey)", dash: "7 5" }, { x: w }, ...(laws.vclub ? [{ y: laws.vclub.beta, color: "var(--vermillion)", dash: "none" }] : [])];
 
-    const too = x.length < 3 ? "A law needs three lengths: make the range longer." : "";
-    const none = !too && !laws.direct ? " With this weight the shortest estimate is not positive, and a power law cannot be fitted." : "";
-    const words = too ? [too] : [`From L = ${low} to ${high.toLocaleString("en")}: `, element("b", {}, `β = ${beta(laws.direct)}`),
-      ` (direct, corrected) and ${beta(laws.vclub)} (vCLUB).${none} The paper has 0.76 and 0.71.`];
+    const direct = laws.direct ? [element("b", {}, `β = ${beta(laws.direct)}`), " (direct, corrected)"]
+      : ["no law (direct, corrected: with this weight its shortest value is not positive)"];
+    const words = x.length < 3 ? ["A law needs three lengths: make the range longer."]
+      : [`From L = ${low} to ${high.toLocaleString("en")}, in ${high > 2048 ? "400 longer" : "1,000"} windows: `, ...direct, ` and ${beta(laws.vclub)} (vCLUB). The paper has 0.76 and 0.71.`];
     return [words,
       chart({ width: half, x: { from: 3.4, to: 9600, base: 2, label: "length L (tokens)" }, y: { from: 0.7, to: 3000, base: 10, label: "nats" }, curves,
         alt: `Bipartite mutual information against length, with the fitted laws: β = ${beta(laws.direct)} and ${beta(laws.vclub)}.` }),
-      chart({ width: half, x: { from: 0, to: 1, label: "weight of the 2-gram entropy" }, y: { from: 0.3, to: 1.1, label: "exponent β" }, curves: exponents, lines,
+      chart({ width: half, x: { from: 0, to: 1, label: "weight of the 2-gram entropy" }, y: { from: 0.2, to: 1.1, label: "exponent β" }, curves: exponents, lines,
         alt: "The exponent of the direct estimate against the weight of the correction." }),
       legend(curves)];
   });
