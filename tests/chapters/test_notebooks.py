@@ -20,7 +20,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_LINES, MAX_HIDDEN_LINES = 20, 40  # of a cell to be read, and of one that only draws
 CODE_WIDTH = 88  # columns that a page shows without scrolling
 CAPTION = re.compile(r"\*((?:Figure|Table) (?:\d+|[A-Z])\.\d+): ")
-NO_CLAIMS = {"a_speed"}  # speaks of no claim of the paper
+NO_CLAIMS = {"09_your_own", "a_speed"}  # speak of no claim of the paper
 INSTALL = """try:
     from l2m.chapters.parameters import check_parameters
 except ModuleNotFoundError:
