@@ -30,9 +30,16 @@ from transformers import AttentionInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from l2m.language_models.likelihood import hidden_states, log_likelihood, sequences, swapped
-from l2m.language_models.scoring import _bos, _checked, powers_of_two
-from l2m.language_models.shards import Shards
-from l2m.language_models.trust import TOLERANCE, _turns_by_length, require_causal
+from l2m.language_models.models import model_sha256
+from l2m.language_models.scoring import bos_token, checked_warm, checked_windows
+from l2m.language_models.trust import (
+    TOLERANCE,
+    UntrustedModel,
+    largest,
+    require_causal,
+    turns_by_length,
+)
+from l2m.shards import Shards
 
 ATTENTION = "l2m_cut"
 POLICIES = ("window", "sink", "heavy", "h2o", "snap")
@@ -43,9 +50,20 @@ TOKENS = {"cpu": 1 << 13, "cuda": 1 << 18}  # of Y, of all windows and cuts, in 
 
 
 def cuts_at(split: int, budgets, policies=POLICIES, bits=(2, 4, 8)) -> list[tuple[str, int]]:
-    """The cuts of a split ℓ: a budget is K from 1, or below 1 a share of ℓ; those of 1 ≤ K ≤ ℓ."""
-    sizes = {share if share >= 1 else share * split for share in map(Fraction, budgets)}
-    sizes = sorted(int(k) for k in sizes if k.denominator == 1 and 1 <= k <= split)
+    """The cuts of a split ℓ: policies at each budget, K from 1, or below 1 a share of ℓ; and bits.
+
+    Of budgets those that are whole numbers of entries, at most ℓ. ValueError for what is no budget,
+    a policy of another name, or other than 1 to 8 bits.
+    """
+    budgets = [Fraction(budget) for budget in budgets]
+    if wrong := [str(budget) for budget in budgets if budget <= 0]:
+        raise ValueError(f"a budget is a number of entries, or a share of ℓ, not {wrong[0]}")
+    if wrong := set(policies) - {*POLICIES}:
+        raise ValueError(f"policies are {', '.join(POLICIES)}, not {', '.join(sorted(wrong))}")
+    if wrong := [b for b in bits if b not in range(1, 9)]:
+        raise ValueError(f"keys and values are stored in 1 to 8 bits, not {wrong[0]}")
+    sizes = {budget if budget >= 1 else budget * split for budget in budgets}
+    sizes = sorted(int(k) for k in sizes if k.denominator == 1 and k <= split)
     return [(policy, k) for k in sizes for policy in policies] + [("bits", b) for b in bits]
 
 
@@ -75,9 +93,14 @@ def cut_scores(
     Raises ValueError for budgets, policies or bits that make no sense, or a model with a layer that
     has another state than keys and values of all of its past; others as `score`.
     """
-    windows, groups, splits, partners = _checked(windows, groups, None, 2, None, 1, seed, model)
-    bos, (n, length) = _bos(model, bos_token_id), windows.shape
-    cuts = {split: cuts_at(split, budgets, policies, bits) for split in powers_of_two(length)}
+    windows, groups, splits, partners = checked_windows(
+        windows, groups, None, 2, None, 1, seed, model
+    )
+    bos, (n, length) = bos_token(model, bos_token_id), windows.shape
+    warm = checked_warm(warm)
+    cuts = {split: cuts_at(split, budgets, policies, bits) for split in splits}
+    if large := [str(b) for b in budgets if Fraction(b) > splits[-1]]:
+        raise ValueError(f"a budget of {large[0]} entries cuts nothing: X has {splits[-1]} at most")
     device = model.get_input_embeddings().weight.device
     if batch_size is None:
         batch_size = max(1, (1 << (19 if device.type == "cuda" else 13)) // length)
@@ -85,25 +108,26 @@ def cut_scores(
     tokens = torch.as_tensor(windows)
     settings = {"windows": windows, "partners": partners, "bos_token_id": bos, "warm": list(warm)}
     settings |= {"cuts": [[s, *c] for s in cuts for c in cuts[s]], "device": device.type}
+    settings |= {"model": model_sha256(model)} if folder else {}
 
-    def batch(rows, cuts, warm):
+    def batch(rows):
         own, others = tokens[rows].to(device), tokens[foreign[rows]].to(device)
-        values = cut_log_q(model, own, others, cuts, warm, bos)
+        values = cut_log_q(model, own, others, cuts, (0, *warm), bos)
         for key, x in values.items():
             if not x.isfinite().all():
-                raise RuntimeError(f"log q of {key} is not finite: pass dtype='float32'")
+                raise UntrustedModel(f"log q of {key} is not finite: pass dtype='float32'")
         return values
 
-    with torch.inference_mode(), Shards(folder, model, settings, batch_size) as shards:
+    with torch.inference_mode(), Shards(folder, settings, batch_size) as shards:
         missing = shards.missing()
         if missing:
             _require_full_attention(model, length)
             require_causal(model, tokens[:1].to(device), bos)
-            _require_exact(model, batch, tokens[:1].to(device), splits[-1], bos)
+            _require_exact(model, tokens[:1].to(device), splits, bos)
         done = n - sum(map(len, missing.values()))
         bar = tqdm(total=n, initial=done, unit="window", disable=not progress)
         for number, rows in missing.items():
-            values = batch(rows, cuts, (0, *warm))
+            values = batch(rows)
             shards.write(number, {key: x.cpu().numpy()[:, None] for key, x in values.items()})
             bar.update(len(rows))
         bar.close()
@@ -115,35 +139,43 @@ def cut_log_q(model, windows, foreign, cuts, warm, bos) -> dict[tuple, torch.Ten
 
     `cuts` are, by split, pairs of policy and size; `warm` are numbers of foreign tokens.
     """
-    attention, device = CutAttention([*cuts]), windows.device.type
-    with attention.installed(model):
-        inputs = pad(windows[:, :-1], (1, 0), value=bos)
-        hidden, full = hidden_states(model, input_ids=inputs, cache=True)
-    layers = [(layer.keys, layer.values) for layer in full.layers]
-    joint, out = log_likelihood(model, hidden, windows).double(), {}
-    del hidden, full
+    attention, joint, layers = _read(model, windows, [*cuts], bos)
+    together, out = TOKENS[windows.device.type], {}
     for split, wanted in cuts.items():
         y = windows[:, split : 2 * split]
-        out["first", split], out["full", split] = joint[:, split], joint[:, split : 2 * split].sum(1)
+        out["first", split] = joint[:, split]
+        out["full", split] = joint[:, split : 2 * split].sum(1)
         for c in warm:
             log_q = swapped(model, foreign[:, : min(c, split)], windows, split, split, bos)
             out["warm", split, c] = log_q.double().sum(1)
-        together = max(1, TOKENS[device] // y.numel())
         for _, group in groupby(wanted, key=lambda cut: _entries(cut, split)):
-            group = [*group]
-            for i in range(0, len(group), together):
-                some = group[i : i + together]
-                past = DynamicCache()
-                for number, (keys, values) in enumerate(layers):
-                    seen = keys[:, :, : split + 1], values[:, :, : split + 1]
-                    watched = attention.watched[number, split]
-                    parts = zip(*(cut_entries(*cut, *seen, *watched) for cut in some), strict=True)
-                    past.update(*map(torch.cat, parts), number)
-                with attention.installed(model):
-                    rest = _log_q_after(model, past, y.repeat(len(some), 1), split)
-                for cut, log_q in zip(some, rest.view(len(some), -1), strict=True):
+            group, step = [*group], max(1, together // y.numel())
+            for some in (group[i : i + step] for i in range(0, len(group), step)):
+                past = _past(some, layers, attention, split)
+                rest = _log_q_after(model, past, y.repeat(len(some), 1), split, attention)
+                for cut, log_q in zip(some, rest.sum(1).view(len(some), -1), strict=True):
                     out[cut[0], split, cut[1]] = joint[:, split] + log_q
     return {key: x.float() for key, x in out.items()}
+
+
+def _read(model, windows, splits, bos):
+    """What watched the windows (b, T), log q of all their tokens (b, T), keys and values."""
+    attention = CutAttention(splits)
+    with attention.installed(model):
+        inputs = pad(windows[:, :-1], (1, 0), value=bos)
+        hidden, full = hidden_states(model, input_ids=inputs, cache=True)
+    joint = log_likelihood(model, hidden, windows).double()
+    return attention, joint, [(layer.keys, layer.values) for layer in full.layers]
+
+
+def _past(cuts, layers, attention, split):
+    """A cache of what cuts of as many entries leave at a split, one below the other."""
+    past = DynamicCache()
+    for number, layer in enumerate(layers):
+        seen = [x[:, :, : split + 1] for x in layer]
+        parts = [cut_entries(*cut, *seen, *attention.watched[number, split]) for cut in cuts]
+        past.update(*map(torch.cat, zip(*parts, strict=True)), number)
+    return past
 
 
 def _entries(cut, split) -> int:
@@ -151,14 +183,13 @@ def _entries(cut, split) -> int:
     return split + 1 if cut[0] == "bits" else cut[1]
 
 
-def _log_q_after(model, past, y, split):
-    """log q (b,) of the tokens of Y (b, m) but the first, with a cache for a past: nats."""
-    if y.shape[1] == 1:
-        return torch.zeros(len(y), dtype=torch.float64, device=y.device)
+def _log_q_after(model, past, y, split, attention):
+    """log q (b, ℓ−1) of the tokens of Y (b, ℓ) but the first, with a cache for a past: nats."""
     positions = torch.arange(split + 1, split + y.shape[1], device=y.device)[None]
     inputs = {"input_ids": y[:, :-1], "position_ids": positions}
-    hidden, _ = hidden_states(model, cache=past, **inputs)
-    return log_likelihood(model, hidden, y[:, 1:]).double().sum(1)
+    with attention.installed(model):
+        hidden, _ = hidden_states(model, cache=past, **inputs)
+    return log_likelihood(model, hidden, y[:, 1:]).double()
 
 
 def cut_entries(policy, size, keys, values, attended, lately):
@@ -228,9 +259,7 @@ class CutAttention:
             self._watch(module.layer_idx, query, key, scaling)
         gqa = query.shape[1] != key.shape[1]
         mask = lower_right(query.shape[2], key.shape[2], query.device)
-        out = scaled_dot_product_attention(
-            query, key, value, mask, scale=scaling, enable_gqa=gqa
-        )
+        out = scaled_dot_product_attention(query, key, value, mask, scale=scaling, enable_gqa=gqa)
         return out.transpose(1, 2), None
 
     def _watch(self, layer, query, key, scaling):
@@ -276,16 +305,19 @@ def _require_full_attention(model, length) -> None:
     layers = {type(layer) for layer in DynamicCache(config=model.config).layers}
     if layers - {DynamicLayer}:
         raise ValueError(f"{FULL}, and {name} has layers that keep less of their past: {CURE}")
-    if _turns_by_length(model.config, length):
+    if turns_by_length(model.config, length):
         raise ValueError(f"{name} turns long sequences by other angles than short ones: {CURE}")
 
 
-def _require_exact(model, batch, window, split, bos) -> None:
+def _require_exact(model, window, splits, bos) -> None:
     """RuntimeError unless a cache cut to all of its entries gives what the model itself gives."""
-    cut = batch(np.array([0]), {split: [("window", split + 1)]}, ())["window", split, split + 1]
-    whole = sequences(model, window, bos)[:, split : 2 * split].double().sum(1)
-    off = float((cut - whole).abs()) / split
-    if off > TOLERANCE[str(model.dtype).removeprefix("torch.")]:
+    split, whole = splits[-1], sequences(model, window, bos).double()
+    attention, joint, layers = _read(model, window, splits, bos)
+    past, y = _past([("window", split + 1)], layers, attention, split), window[:, split : 2 * split]
+    cut = _log_q_after(model, past, y, split, attention)
+    off = torch.cat([joint - whole, cut - whole[:, split + 1 : 2 * split]], 1).abs()
+    off = largest(model, off, torch.cat([whole, cut], 1))
+    if not off <= TOLERANCE[str(model.dtype).removeprefix("torch.")]:
         raise RuntimeError(
             f"{type(model).__name__} with all of its cache differs from a whole pass by {off:.2g} "
             "nats per token: report this model family"

@@ -131,3 +131,68 @@ def test_all_entries_are_the_whole_cache(windows):
     for split, wanted in cuts.items():
         for policy, size in wanted:
             np.testing.assert_allclose(found[policy, split, size], found["full", split], atol=1e-4)
+
+
+def test_pieces_batches_and_shards_change_nothing(windows, tmp_path, monkeypatch):
+    expected = cut(tiny("llama"), windows, warm=(3,))
+    monkeypatch.setattr(cut_cache, "WATCHED", {"cpu": 100})
+    monkeypatch.setattr(cut_cache, "TOKENS", {"cpu": 1})
+    found = cut(tiny("llama"), windows, warm=(3,), batch_size=2, folder=tmp_path)
+    assert found.keys() == expected.keys()
+    for key, x in expected.items():
+        np.testing.assert_allclose(found[key], x, atol=1e-4)
+    sorted(tmp_path.glob("shard-*"))[1].unlink()  # as after a kill
+    again = cut(tiny("llama"), windows, warm=(3,), batch_size=2, folder=tmp_path)
+    assert len([*tmp_path.glob("shard-*")]) == 3
+    for key, x in found.items():
+        np.testing.assert_array_equal(again[key], x)
+    with pytest.raises(RuntimeError, match="made with another .*cuts"):
+        cut(tiny("llama"), windows, (2,), warm=(3,), batch_size=2, folder=tmp_path)
+
+
+def test_cuts_are_budgets_or_shares_of_the_past():
+    assert cuts_at(8, [3, 9, "1/4", "1/16", "2"], ["sink"], [4]) == [
+        ("sink", 2),
+        ("sink", 3),
+        ("bits", 4),
+    ]
+    for wrong in ([0], ["-1/2"], ["many"]):
+        with pytest.raises(ValueError, match=r"budget|Fraction"):
+            cuts_at(8, wrong)
+    with pytest.raises(ValueError, match="policies are window, sink.*, not best"):
+        cuts_at(8, [2], ["best"])
+    with pytest.raises(ValueError, match="1 to 8 bits, not 16"):
+        cuts_at(8, [2], bits=[16])
+
+
+def test_a_budget_beyond_the_past_is_refused(windows):
+    with pytest.raises(ValueError, match="64 entries cuts nothing: X has 32 at most"):
+        cut(tiny("llama"), windows, (4, 64))
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["mistral", "gemma3_text", "gemma2", "llama4_text", "mamba", "mamba2", "jamba", "bloom"],
+)
+def test_other_states_are_refused(family, windows):
+    with pytest.raises(ValueError, match=f"a cut cache is for full attention.*{cut_cache.CURE}"):
+        cut(tiny(family), windows)
+
+
+def test_quantised_numbers_are_the_nearest_of_even_steps():
+    x = torch.randn(3, 5, 64, generator=torch.Generator().manual_seed(0))
+    for bits in (1, 2, 4, 8):
+        y = quantised(x, bits)
+        assert all(len(row.unique()) <= 2**bits for row in y.flatten(0, 1))
+        step = (x.amax(-1) - x.amin(-1)) / (2**bits - 1)
+        assert ((x - y).abs().amax(-1) <= step / 2 + 3e-3).all()
+    constant = torch.full((2, 64), 0.5)
+    torch.testing.assert_close(quantised(constant, 2), constant)
+
+
+def test_a_model_that_reads_its_cache_otherwise_is_not_trusted(windows, monkeypatch):
+    monkeypatch.setattr(
+        cut_cache, "lower_right", lambda q, k, _: torch.ones(q, k).bool().tril(k - q - 1)
+    )
+    with pytest.raises(RuntimeError, match="with all of its cache differs from a whole pass by"):
+        cut(tiny("llama"), windows)
