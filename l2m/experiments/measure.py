@@ -151,8 +151,8 @@ def cache_terms(
 
     `budgets` are numbers of entries, or shares of ℓ. Others as in `measure`. DataFrame `window,
     book, split, policy, size, log_q` (nats): the policies of `l2m.language_models.cut_cache` with
-    their sizes; "full", the whole cache; "warm", no X at all, but `size` tokens of another book;
-    and "first" and "warm_first", of Y only the first token, which no cut concerns.
+    their sizes; "full", the whole cache; "first", only the first token of Y, which no cut concerns;
+    and "warm", no X at all, but `size` tokens of another book.
     """
     given = locals()
     _require("length", length, 4, inf)

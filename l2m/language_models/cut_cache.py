@@ -88,7 +88,7 @@ def cut_scores(
     and Y has ℓ tokens. At each, all cuts of `cuts_at`. Returns arrays (n,), float32:
     `(policy, ℓ, K)`, log q(Y | X cut); `("full", ℓ)`, log q(Y | X); `("first", ℓ)`, of Y's first
     token, which is the same in all of these; and `("warm", ℓ, c)`, log q(Y | BOS, c tokens of
-    another book), for c = 0 and those of `warm`, as in `score`, with `("warm_first", ℓ, c)`. `folder`, and others, as there.
+    another book), for c = 0 and those of `warm`, as in `score`. `folder`, and others, as there.
 
     Raises ValueError for budgets, policies or bits that make no sense, or a model with a layer that
     has another state than keys and values of all of its past; others as `score`.
@@ -148,7 +148,6 @@ def cut_log_q(model, windows, foreign, cuts, warm, bos) -> dict[tuple, torch.Ten
         for c in warm:
             log_q = swapped(model, foreign[:, : min(c, split)], windows, split, split, bos)
             out["warm", split, c] = log_q.double().sum(1)
-            out["warm_first", split, c] = log_q[:, 0]
         for _, group in groupby(wanted, key=lambda cut: _entries(cut, split)):
             group, step = [*group], max(1, together // y.numel())
             for some in (group[i : i + step] for i in range(0, len(group), step)):
