@@ -19,6 +19,7 @@ import pandas as pd
 from l2m.experiments.word_cache import missed_table
 from l2m.files import cache_dir, digest
 from l2m.information.bipartite import bipartite_mi, window_terms
+from l2m.information.budgets import kept_nats, kept_shares
 from l2m.information.resampling import clustered_stderr
 from l2m.language_models import models
 from l2m.language_models.models import EMBEDDED
@@ -306,3 +307,13 @@ def show_costs(table) -> str:
 def show_gains(table) -> str:
     """What the cache adds, in nats, by split, from what `missed_terms` returns."""
     return table.groupby("split")[["joint", "marginal"]].mean().round(2).to_string()
+
+
+def show_kept(table) -> str:
+    """The share of the information that each cut keeps, by split, from what `cache_terms` returns.
+
+    log q(Y) is after the most foreign tokens that were scored.
+    """
+    warm = table.loc[table["policy"] == "warm", "size"].max()
+    shares = kept_shares(kept_nats(table, warm, n=1))[0].unstack("split")
+    return f"share kept, by split\n{shares.round(3).to_string(na_rep='')}"
