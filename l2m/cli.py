@@ -186,10 +186,12 @@ def measure(
     seed: Annotated[Count, _count("Of windows and partners; by default 0.")] = None,
     documents: Annotated[Count, _count("Read so many of the corpus; by default all.")] = None,
     warm: Annotated[
-        Text, _option(metavar="C,C", help="Price Y also after c tokens of another book.")
+        Text,
+        _option(metavar="C,C", help="Price Y also after c tokens of another book; cache: 64."),
     ] = None,
     budgets: Annotated[
-        Text, _option(metavar="K,K", help="Of a cache: entries, or shares; by default 1/2 to 1/64.")
+        Text,
+        _option(metavar="K,K", help="Entries, or shares; by default 1/2,1/4,1/8,1/16,1/32,1/64."),
     ] = None,
     server: Annotated[Text, _option(metavar="URL", help="Where the model is served.")] = None,
     record: Record = False,

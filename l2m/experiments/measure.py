@@ -159,7 +159,7 @@ def cache_terms(
     _require("length", length, 4, inf)
     if not all(re.fullmatch(r"0*[1-9]\d*(/0*[1-9]\d*)?", b) for b in budgets.split(",")):
         said = "numbers of entries, or shares of the past, such as 16,64,1/2"
-        raise ValueError(f"--budgets is {said}, not {budgets!r}")
+        raise ValueError(f"--budgets is {said}, not {budgets!r}.")
     cut = partial(cut_table, budgets=budgets.split(","), warm=_counts(warm))
     return _tables("cache", cache_terms, given, cut, {"": lambda table, _: table})[0]
 
