@@ -6,7 +6,7 @@ with these for a past: they are the history state, and Y's own tokens are all ke
 policy and a size K:
 
     window   the last K entries
-    sink     BOS and the last K − 1 {cite}`xiao2024efficient`
+    sink     BOS and the last K − 1 {cite}`xiao2024sinks`
     heavy    in each layer and key/value head, the K that X's queries attended to most, all together
     h2o      the last K/2, and the heaviest others {cite}`zhang2023h2o`
     snap     the last 32 (K/2 if that is less), and those they attended to most {cite}`li2024snapkv`
