@@ -242,7 +242,10 @@ def _scores(values, splits, warm, partners, ratio, groups) -> Scores:
 
 
 def checked_windows(windows, groups, splits, ratio, partners, n_partners, seed, model=None):
-    """Windows, groups, splits and partners as arrays and lists, those not given by default."""
+    """Windows, groups, splits and partners as arrays and lists, those not given by default.
+
+    ValueError for what does not fit together, or the model: see `score`.
+    """
     if hasattr(windows, "groups"):  # of `l2m.text.windows.Windows`, which know their books
         groups = windows.groups if groups is None else groups
         windows = windows.tokens
@@ -295,7 +298,8 @@ def checked_warm(warm) -> tuple[int, ...]:
     return warm
 
 
-def bos_token(model, bos_token_id):
+def bos_token(model, bos_token_id) -> int:
+    """The id that sequences begin with, by default the model's own; ValueError if it has none."""
     config = model.config.get_text_config()
     bos = config.bos_token_id if bos_token_id is None else bos_token_id
     if bos is None:
