@@ -246,7 +246,7 @@ def checked_windows(windows, groups, splits, ratio, partners, n_partners, seed, 
 
     ValueError for what does not fit together, or the model: see `score`.
     """
-    if hasattr(windows, "groups"):  # of `l2m.text.windows.Windows`, which know their books
+    if hasattr(windows, "groups"):  # of `l2m.text.sequences.Windows`, which know their books
         groups = windows.groups if groups is None else groups
         windows = windows.tokens
     windows = np.asarray(windows)
