@@ -24,6 +24,7 @@ _MEASUREMENTS = {  # --what → functions of l2m.experiments.measure: it, and wh
     "information": ("measure", "show_curves"),
     "past": ("past_terms", "show_costs"),
     "missed": ("missed_terms", "show_gains"),
+    "cache": ("cache_terms", "show_kept"),
 }
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -175,13 +176,13 @@ def check(chapters: Chapters = None) -> int:
 def measure(
     name: Annotated[str, typer.Argument(help="Of the result: FOLDER/NAME, or NAME in measured/.")],
     what: Annotated[
-        Literal["information", "past", "missed"],
-        _option(help="What the past knows (by default), what of it a model uses, or misses."),
+        Literal["information", "past", "missed", "cache"],
+        _option(help="What the past knows (by default), a model uses, misses, a cut cache keeps."),
     ] = "information",
     corpus: Annotated[Text, _option(help="Name or path; by default english-novels-100.")] = None,
     model: Annotated[Text, _option(help="Name, path, Hub id; by default smollm2-135m.")] = None,
     length: Annotated[Count, _count("Tokens a window; by default 2048, past: 4096.", 1)] = None,
-    windows: Annotated[Count, _count("How many; by default 1000, past: 200.", 1)] = None,
+    windows: Annotated[Count, _count("How many; by default 1000, past and cache: 200.", 1)] = None,
     ratio: Annotated[Count, _count("The largest L/ℓ; by default 2.", 2)] = None,
     largest_split: Annotated[Count, _count("The largest ℓ; by default half the length.")] = None,
     partners: Annotated[
@@ -192,7 +193,12 @@ def measure(
     seed: Annotated[Count, _count("Of windows and partners; by default 0.")] = None,
     documents: Annotated[Count, _count("Read so many of the corpus; by default all.")] = None,
     warm: Annotated[
-        Text, _option(metavar="C,C", help="Price Y also after c tokens of another book.")
+        Text,
+        _option(metavar="C,C", help="Price Y also after c tokens of another book; cache: 64."),
+    ] = None,
+    budgets: Annotated[
+        Text,
+        _option(metavar="K,K", help="Entries, or shares; by default 1/2,1/4,1/8,1/16,1/32,1/64."),
     ] = None,
     server: Annotated[Text, _option(metavar="URL", help="Where the model is served.")] = None,
     record: Record = False,

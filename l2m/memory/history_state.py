@@ -31,14 +31,18 @@ class HistoryState:
     memories: tuple[Memory, ...]
 
     def dim(self, length):
-        """Return dim(z) after `length` tokens: an int, or an array for an array of lengths."""
-        L, scalars = np.asarray(length), sum(m.layers * m.width for m in self.memories)
-        most = (2**63 - 1) // max(1, scalars)  # which an int64 holds
-        if L.dtype.kind not in "iu" or not ((L >= 0) & (most >= L)).all():
-            said = f"from 0 to {most:,} for this model"
-            raise ValueError(f"A length is a whole number of tokens, {said}, not {length!r}.")
-        dim = sum((m.dim(L.astype(np.int64)) for m in self.memories), np.zeros_like(L, np.int64))
-        return dim if dim.ndim else int(dim)
+        """Return dim(z) after `length` tokens: an int, or an array for an array of lengths.
+
+        ValueError for a length that is no whole number, or an array whose numbers need 63 bits.
+        """
+        L = np.asarray(length)
+        if L.dtype.kind not in "iu" or (L < 0).any():
+            raise ValueError(f"A length is a whole number of tokens, at least 0, not {length!r}.")
+        if L.ndim == 0:
+            return sum(m.dim(int(L)) for m in self.memories)
+        if L.size and self.dim(int(L.max())) >= 2**62:
+            raise ValueError(f"At {L.max():,} tokens the scalars overflow an array: ask for one.")
+        return sum((m.dim(L.astype(np.int64)) for m in self.memories), np.zeros_like(L, np.int64))
 
 
 def history_state(config_or_model) -> HistoryState:
