@@ -41,8 +41,20 @@ def _ignored(unraisable):
     threading.Timer(0.01, os.kill, [os.getpid(), _received[-1]]).start()
 
 
+def _open_streams():
+    """Have what a shell has closed lead nowhere: the next file would be written to in its place."""
+    for number in range(3):
+        with suppress(OSError):
+            os.fstat(number)
+            continue
+        os.open(os.devnull, os.O_RDWR)  # the first number that is free
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
+
+
 def main() -> int:
     """Run the command line of this process; return its exit status."""
+    _open_streams()
     sys.unraisablehook = _ignored
     try:
         _answer(_stop)

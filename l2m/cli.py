@@ -108,6 +108,9 @@ Dtype = Literal["float32", "bfloat16", "float16"] | None
 @app.callback(invoke_without_command=True)
 def _top(context: typer.Context, version: Version = False):
     """Measure how much the past of a text knows of its future, and run the book about it."""
+    for name in ("L2M_CACHE", "L2M_CORPORA"):  # chapters work in another folder
+        if os.environ.get(name):
+            os.environ[name] = os.path.abspath(os.path.expanduser(os.environ[name]))
     if version:
         print(f"l2m {__version__}")
     elif context.invoked_subcommand is None:

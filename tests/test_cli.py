@@ -215,6 +215,32 @@ def test_a_full_disk_behind_the_output_is_one_sentence(command):
     assert shell(f"{command} > /dev/full 2>&1") == (2, "", "")
 
 
+CLOSED = """
+import os, l2m.__main__, l2m.cli
+
+def main():
+    with open({path!r}, "w") as file:
+        os.system("echo of a child; echo of it >&2")
+        print("said")
+        file.write("mine")
+        return 0 if file.fileno() > 2 else 9
+
+l2m.cli.main = main
+raise SystemExit(l2m.__main__.main())
+"""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_files_of_ours(tmp_path, closed):
+    """The next file that is opened would get the number of one, and what is printed into it."""
+    script = shlex.quote(CLOSED.format(path=str(tmp_path / "x")))
+    command = f"{shlex.quote(sys.executable)} -c {script} {closed}"
+    assert subprocess.run(["bash", "-c", command], capture_output=True).returncode == 0
+    assert (tmp_path / "x").read_text() == "mine"
+    shown = f"l2m {l2m.__version__}\n" if closed == "2>&-" else ""
+    assert shell(f"--version {closed}") == (0, shown, "")
+
+
 def test_a_terminal_that_lacks_a_letter_shows_the_others():
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     status, out, error = shell("measure --help", PYTHONIOENCODING="latin-1", **locale)

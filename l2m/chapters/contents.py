@@ -10,11 +10,12 @@ import json
 import re
 from pathlib import Path
 
-from l2m.files import ROOT, write_atomic
+from l2m.files import ROOT, read_json, write_atomic
 
 # Of the paper, and where it makes them.
 CLAIMS = json.loads(Path(__file__).with_name("claims.json").read_text(encoding="utf-8"))
 ARGUMENT = "th-fig-state"  # the figure of chapter 1 that is on the first page
+RESTORE = "restore it with `git checkout -- results`"
 BOX = "came-out"  # the cell of a chapter that says what came out of it
 
 
@@ -113,7 +114,7 @@ def status_page() -> str:
         commands = recorded[path.stem] = {}
         for file in sorted((ROOT / "results" / path.stem).glob("*.json")):
             if file != claims_file(path.stem):
-                about = json.loads(file.read_text(encoding="utf-8"))
+                about = read_json(file, RESTORE)
                 commands.setdefault(about["command"], []).append(about)
     values = {name: _benchmark(name) for name in ("promises", "soak-cpu")}
     promises, soak = values.values()
@@ -125,7 +126,10 @@ def status_page() -> str:
 def _benchmark(name: str) -> dict:
     """Return what results/benchmarks/ holds of a name; nothing where it is not recorded."""
     file = ROOT / "results" / "benchmarks" / f"{name}.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    try:
+        return json.loads(file.read_bytes()) if file.exists() else {}
+    except ValueError as error:
+        raise ChapterError(f"{file} is damaged ({error}): {RESTORE}.") from None
 
 
 def soak_curve() -> str:
@@ -158,8 +162,7 @@ def claims_page() -> str:
                 texts = [{k: text.replace("<", "&lt;") for k, text in c.items()} for c in found]
                 said += [text | where for text in texts]  # in which nothing is markup of a page
             except (ValueError, TypeError, AttributeError):
-                cure = "restore it with `git checkout -- results`, or run the chapter"
-                raise ChapterError(f"{file} is damaged: {cure}.") from None
+                raise ChapterError(f"{file} is damaged: {RESTORE}, or run the chapter.") from None
     return _render("claims", claims=CLAIMS, all=said)
 
 

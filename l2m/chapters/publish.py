@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from l2m.chapters.contents import CLAIMS, ChapterError, book_dir, claims_file
-from l2m.files import ROOT, leash, write_atomic
+from l2m.files import ROOT, cache_dir, digest, held, leash, write_atomic
 
 MAX_BYTES = 2_000_000  # of an executed notebook
 # What builds the pages where _config.yml is; jupyter_book's module does nothing when run with -m.
@@ -130,7 +130,8 @@ def publish(executed, source, info: dict, path: Path) -> Path:
             cell.outputs = [o for o in cell.outputs if _WIDGET not in o.get("data", {})]
             for number, output in enumerate(cell.outputs):
                 _clean_output(output, f"{cell.id}-{number}")
-    executed.metadata = source.metadata | {"l2m": info}
+    read = nbformat.reads(nbformat.writes(executed), as_version=4)  # as a check will find it
+    executed.metadata = source.metadata | {"l2m": info | {"outputs": outputs_digest(read)}}
     text = nbformat.writes(executed) + "\n"
     size = len(text.encode())
     if size > MAX_BYTES:
@@ -143,6 +144,11 @@ def publish(executed, source, info: dict, path: Path) -> Path:
     return write_atomic(path, text)
 
 
+def outputs_digest(executed) -> str:
+    """Return one sha256 of all that the cells of an executed notebook show."""
+    return digest([cell.get("outputs", []) for cell in executed.cells])
+
+
 def _without_ran(text: str) -> dict:
     notebook = json.loads(text)
     del notebook["metadata"]["l2m"]["ran"]
@@ -151,7 +157,10 @@ def _without_ran(text: str) -> dict:
 
 def build_pages() -> Path:
     """Build the pages of the book; return the first. RuntimeError when there was a warning."""
-    with subprocess.Popen(BUILD, cwd=ROOT, start_new_session=True, **leash()) as process:
+    with (
+        held(cache_dir() / "runs" / "pages"),
+        subprocess.Popen(BUILD, cwd=ROOT, start_new_session=True, **leash()) as process,
+    ):
         try:
             status = process.wait()
         except BaseException:  # this one's Ctrl-C, which it does not get

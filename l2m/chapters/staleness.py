@@ -1,8 +1,9 @@
 """Whether an executed chapter is still what its source would give.
 
-An executed chapter carries in its metadata, under ``l2m``, what its outputs depend on: parameters,
-recorded results, and code. Code is followed from the names that the cells use to the definitions
-that these use in turn: a function may move, or get other comments. `check` says what has changed.
+An executed chapter carries in its metadata, under ``l2m``, a digest of its outputs, and what they
+depend on: parameters, recorded results, and code. Code is followed from the names that the cells
+use to the definitions that these use in turn: a function may move, or get other comments. `check`
+says what has changed.
 """
 
 import ast
@@ -17,7 +18,7 @@ from pathlib import Path
 from l2m import _PUBLIC, __version__
 from l2m.chapters.contents import book_dir, chapters, claims_file, notebooks_dir, read_notebook
 from l2m.chapters.parameters import declared_in
-from l2m.chapters.publish import claims_of, expressions, published
+from l2m.chapters.publish import claims_of, expressions, outputs_digest, published
 from l2m.files import ROOT, digest, sha256
 
 SHOWN = 6  # names of what has changed, in a sentence
@@ -64,6 +65,8 @@ def _changes(chapter: str) -> list[str]:
         changes += [f"cell {i} shows {{eval}}`{name}` and not its value" for name in asked]
         if any(output.output_type == "error" for output in cell.get("outputs", [])):
             changes.append(f"cell {i} failed")
+    if then.get("outputs") != outputs_digest(executed):
+        changes.append("its outputs are not those of its run")
     claims = claims_file(chapter)
     if claims_of(executed) != (claims.read_text(encoding="utf-8") if claims.exists() else ""):
         changes.append("its claims are not those in results/")

@@ -23,6 +23,7 @@ UNREAD = r"/\.|/LICENSE[^/]*$|\.(md|png|jpe?g|gif|svg|pdf)$"  # what models igno
 SIZES = dict.fromkeys(("num_hidden_layers", "n_layer"), 10_000)  # in a config.json, the most
 SIZES |= dict.fromkeys(("hidden_size", "n_embd", "vocab_size"), 1 << 24)
 SIZES |= dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head"), 1 << 16)
+LARGEST = 1 << 30  # bytes of a JSON file of a model
 SCHEMA = "embedded model 2"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
@@ -136,6 +137,9 @@ def model_sha256(model) -> str:
 def _load(from_pretrained, name, **options):
     """Call `from_pretrained`, turning what is wrong into one sentence that names file and cure."""
     source = _embedded_folder() if name == EMBEDDED else name
+    for file in Path(name).iterdir() if Path(name).is_dir() else ():
+        if file.exists() and not (file.is_file() or file.is_dir()):  # would be waited for
+            raise ValueError(f"{file} is neither a file nor a folder: remove it")
     if name != EMBEDDED and Path(name).is_file():
         raise ValueError(f"{name} is a file: name the folder that it is in")
     try:
@@ -173,6 +177,8 @@ def read_config(file: Path) -> dict:
 
 def read_object(file: Path) -> dict:
     """Return the object in a JSON file of a model, {} without a file; or ValueError."""
+    if file.exists() and not (file.is_file() and file.stat().st_size <= LARGEST):
+        raise ValueError(f"{file} is no file of at most {LARGEST:,} bytes: fetch it anew")
     try:
         content = json.loads(file.read_bytes()) if file.exists() else {}
     except (ValueError, RecursionError) as error:

@@ -11,7 +11,7 @@ from project import METADATA
 
 from l2m.chapters import contents
 from l2m.chapters.contents import ChapterError
-from l2m.files import ROOT
+from l2m.files import ROOT, DamagedFile
 from l2m.information.entropy import entropy
 
 CLAIM = {"id": "C13", "paper": "too low", "ours": "0.5 ± 0.1", "condition": "97 novels"}
@@ -91,6 +91,19 @@ def test_the_status_says_when_chapters_ran_and_on_what(root):
     page = contents.status_page()
     assert "| [chapter 1](01_a.ipynb) | – | – | – | 0.1.0 | – | – | – | – |\n" in page
     assert "| [appendix A](a_b.ipynb) | 2026-01-02 | 34 | CPU | 0.1.0 | – | 2.4 | – | – |\n" in page
+
+
+@pytest.mark.parametrize("text", ["", "[{", '{"command": "l2m run"}', "7"])
+def test_damaged_results_are_named(root, text):
+    (root / "book" / "01_a.ipynb").write_text(nbformat.writes(new_notebook(metadata=METADATA)))
+    for folder, name in (("01_a", "x"), ("benchmarks", "promises")):
+        file = root / "results" / folder / f"{name}.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+        if folder == "01_a" or text in ("", "[{"):
+            with pytest.raises((ChapterError, DamagedFile), match=f"{file} is damaged.*restore it"):
+                contents.status_page()
+        file.unlink()
 
 
 def test_references_have_headings_to_link_to(root):

@@ -22,6 +22,7 @@ from l2m.chapters.publish import (
     claims_of,
     expressions,
     other_roles,
+    outputs_digest,
     publish,
     published,
 )
@@ -52,7 +53,8 @@ def test_machine_and_moment_are_dropped(tmp_path):
     )
     path = publish(executed, source, {"version": "1"}, tmp_path / "book" / "01_a.ipynb")
     made = nbformat.read(path, as_version=4)
-    assert made.metadata == METADATA | {"l2m": {"version": "1"}}
+    about = {"version": "1", "outputs": outputs_digest(made)}
+    assert made.metadata == METADATA | {"l2m": about}
     _, injected, cell = made.cells
     assert injected.metadata == {"tags": ["injected-parameters", "hide-cell"]}
     assert cell.metadata == {"tags": ["hide-cell"]}

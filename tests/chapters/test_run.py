@@ -50,6 +50,9 @@ def test_a_chapter_is_published_clean_and_then_checked(project):
     assert json.loads((project.root / ".cache/runs/01_a.json").read_text())["seconds"] > 0
 
     assert project.l2m("check", "1").returncode == 0
+    (path := project.root / "book/01_a.ipynb").write_text(text.replace('"8\\n"', '"9\\n"'))
+    assert "01_a: its outputs are not those of its run." in project.l2m("check", "1").stdout
+    path.write_text(text)
     checked = project.l2m("check")
     assert checked.returncode == 1
     assert checked.stdout == "02_b: it has not been executed. Run it again: l2m run 02_b\n"
@@ -154,6 +157,20 @@ def test_refused_before_anything_runs(here, capsys, arguments, says):
     assert says in error
     assert error.startswith("l2m: ") and error.count("\n") == 1
     assert here.files("notebooks") == ["notebooks/01_a.ipynb"] and here.files("book") == []
+
+
+@pytest.mark.chapters
+def test_folders_that_are_named_from_here_are_the_same_for_chapters(project):
+    """A chapter works in its own folder; and the name of one is a word that its text may have."""
+    project.environment |= {"L2M_CACHE": "kept", "L2M_CORPORA": "tables"}
+    lines = (
+        "import os\nprint(*(os.environ[f'L2M_{x}'] for x in ('CACHE', 'CORPORA')), 'kept tables')"
+    )
+    project.chapter("01_a", lines)
+    assert project.l2m("run").returncode == 0
+    assert outputs_of(project.executed("book/01_a.ipynb")) == "<cache> <corpora> kept tables\n"
+    assert project.files("notebooks") == ["notebooks/01_a.ipynb"]
+    assert (project.root / "kept/runs/01_a.json").exists()
 
 
 @pytest.mark.chapters

@@ -106,6 +106,24 @@ def test_a_folder_of_something_else_is_not_read_through(tmp_path, monkeypatch):
     refused(lambda: fingerprint(str(tmp_path)), "holds no model: name a folder that has a config")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.timeout(60)
+def test_a_pipe_is_not_waited_for(folder, name):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    load = load_tokenizer if name == "tokenizer.json" else load_model
+    refused(lambda: load(str(folder)), rf"{name} is (neither a file|no file of at most)")
+    if name == "config.json":
+        refused(lambda: calculator.described(str(folder), 0.5, 10), f"{name} is no file")
+
+
+def test_a_huge_config_is_not_read(folder):
+    with open(folder / "config.json", "wb") as file:
+        file.truncate(1 << 40)
+    refused(lambda: load_model(str(folder)), "config.json is no file of at most")
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_file_instead_of_its_folder(folder, name):
     refused(lambda: load_model(str(folder / name)), f"{name} is a file: name the folder")
