@@ -21,6 +21,7 @@ import os
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -58,6 +59,19 @@ class _Stay(urllib.request.HTTPRedirectHandler):
         return None
 
 
+def _require_url(url: str) -> None:
+    """ValueError unless a URL names a server and nothing else; what may be a password is not shown."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        known = False
+    if not known or "@" in url or not (url.isprintable() and " " not in url):
+        shown = "" if "@" in url else f", not {url[:100]!r}"
+        cure = f"such as http://localhost:8000{shown}; a key goes into {KEY}"
+        raise ValueError(f"a server is named by a URL, {cure}.")
+
+
 class ServedModel:
     """A causal language model that a server at `url` knows by `name`; `score` takes it.
 
@@ -75,10 +89,7 @@ class ServedModel:
         self.attempts, self.pause, self.slots = attempts, pause, {}
         self.asked, self.cached, self.lock = 0, 0, threading.Lock()
         self.opener = urllib.request.build_opener(_Stay)
-        if not self.url.startswith(("http://", "https://")):
-            raise ValueError(
-                f"a server is named by a URL, such as http://localhost:8000, not {url}"
-            )
+        _require_url(url)
         try:
             self._learn(name, tokenizer, requests)
         except UNLIKE as error:

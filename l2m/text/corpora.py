@@ -290,8 +290,11 @@ def _read_parquet(file: Path) -> pd.DataFrame:
         if max(packed, size) > most:
             much = f"unpacks to more than {most:,} bytes, and over {RATIO} times its own"
             raise ValueError(f"{file} {much}, which no text does: see what is in it.")
-        if not batches:
-            return pd.DataFrame({"text": []})
-        return pa.Table.from_batches(batches).replace_schema_metadata().to_pandas()
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is no parquet file: {error}") from error
+    if not batches:
+        return pd.DataFrame({"text": []})
+    try:
+        return pa.Table.from_batches(batches).replace_schema_metadata().to_pandas()
+    except (ValueError, OverflowError, pa.ArrowException) as error:  # a year that is none, say
+        raise ValueError(f"{file} has values that are none ({error}): mend it.") from error

@@ -45,6 +45,12 @@ def test_a_column_that_is_no_text_is_called_what_it_is(tmp_path, column, said):
     refused(tmp_path / "x.parquet", f"{said}: (a document needs text|make its column 'text')")
 
 
+def test_a_year_that_is_none(tmp_path):
+    table = {"text": ["a", "b"], "publication_date": pa.array([2**30, -(2**30)], pa.date32())}
+    pq.write_table(pa.table(table), tmp_path / "x.parquet")
+    refused(tmp_path / "x.parquet", "has values that are none .year .* is out of range.: mend it")
+
+
 def test_two_columns_of_one_name(tmp_path):
     texts = [pa.array(["a"]), pa.array(["b"])]
     pq.write_table(pa.Table.from_arrays(texts, ["text", "text"]), tmp_path / "x.parquet")
