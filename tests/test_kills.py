@@ -2,10 +2,11 @@
 
     L2M_KILLS=60 pytest -m slow tests/test_kills.py    # so many of each command; L2M_SEED=0 draws
 
-A kill is SIGKILL, SIGTERM or a terminal's Ctrl-C, at any moment of an undisturbed run, or of what
-is left of it once something has been written. After it no process may be left, nothing in `book/`
-and `results/` be in part of a run; where it is no SIGKILL, one sentence says what is kept. The same
-command then goes on, and is killed again, or ends: as if nothing had been, and without a leftover.
+A kill is SIGKILL, SIGTERM or a terminal's Ctrl-C, twice, at any moment of an undisturbed run, or of
+what is left of it once something has been written. After it no process may be left, nothing in
+`book/` and `results/` be in part of a run; where it is no SIGKILL, one sentence says what is kept.
+The same command then goes on, and is killed again, or ends: as if nothing had been, and without a
+leftover.
 """
 
 import json
@@ -15,7 +16,7 @@ import shutil
 import signal
 import subprocess
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +152,8 @@ def content(path):
         return data.endswith((b"</html>", b"</html>\n"))  # what else is in it Sphinx changes
     if path.suffix == ".ipynb":
         notebook = json.loads(data)
-        notebook["metadata"].get("l2m", {}).pop("results", None)  # digests of files with dates
+        for dated in ("ran", "results"):  # the latter are digests of files with dates
+            notebook["metadata"].get("l2m", {}).pop(dated, None)
         return digest(notebook)
     if path.suffix == ".json" and path.with_suffix(".parquet").exists():
         about = read_json(path, "")
@@ -234,8 +236,11 @@ def ended(project, arguments, number=None, after=0.0, written=False):
         if written and set(files_below(project.root)) - there:
             start, written = time.monotonic(), False
         if not written and time.monotonic() - start >= after:
-            if number == signal.SIGINT:
-                os.killpg(process.pid, number)
+            if number == signal.SIGINT:  # of a terminal, and of somebody impatient
+                for _ in range(2):
+                    with suppress(ProcessLookupError):
+                        os.killpg(process.pid, number)
+                    time.sleep(0.02)
             else:
                 process.send_signal(number)
             break

@@ -60,7 +60,7 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 def _require_url(url: str) -> None:
-    """ValueError unless a URL names a server and nothing else; what may be a password is not shown."""
+    """ValueError unless a URL names a server; what may be a password in it is not shown."""
     try:
         parts = urllib.parse.urlsplit(url)
         known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0

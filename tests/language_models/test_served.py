@@ -142,8 +142,11 @@ def test_another_model_or_tokenizer_is_refused():
         assert connected(stub, "/there").name == "tiny"  # where it was loaded from
         with pytest.raises(ValueError, match="serves tiny, not large: name one of these"):
             connected(stub, "large")
-        with pytest.raises(ValueError, match="http://localhost:8000, not localhost"):
-            ServedModel("localhost", "tiny", Tokenizer())
+        bad = "localhost", "ftp://x", "http://", "http://x:abc", "http://x:99999", "http://[::1"
+        for url in (*bad, "http://a b", "http://x\n", "http://me:secret@localhost:1"):
+            with pytest.raises(ValueError, match="such as http://localhost:8000") as caught:
+                ServedModel(url, "tiny", Tokenizer())
+            assert "secret" not in str(caught.value)
         stub.fault = "tokenizer"
         with pytest.raises(ValueError, match="makes other ids of a sample"):
             connected(stub)
