@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from l2m.information.resampling import clustered_stderr
+from l2m.information.scaling import bootstrap_power_law
 
 HEAD = 2  # tokens at the start of Y whose marginal a model cannot know after BOS
 
@@ -125,3 +126,41 @@ def _terms(scores, ratio):
     if ratio not in terms["ratio"].to_numpy():
         raise ValueError(f"the scores hold no complete split with L/ℓ = {ratio}: score with it")
     return terms[terms["ratio"] == ratio], ratio
+
+
+def bits_per_byte(terms, sizes) -> tuple[float, float]:
+    """Cost of the second halves of windows after the first, in bits a byte, and its standard error.
+
+    `terms` is of `window_terms`; `sizes` has the bytes of the first k tokens of the same windows,
+    `window, tokens, bytes` (`l2m.experiments.measure.window_bytes`). ValueError if a window of
+    `terms` is not in `sizes`. The error is one of books.
+    """
+    last = _terms(terms, 2)[0].query("split == split.max()").set_index("window")
+    split = int(last["split"].iloc[0])
+    size = _sizes(sizes, [split, 2 * split], last.index)
+    cost, many = -last["joint"] / np.log(2), size[2 * split] - size[split]
+    ratio = cost.sum() / many.sum()
+    off = (cost - ratio * many).to_frame() / many.mean()
+    return ratio, float(clustered_stderr(off, last["book"])[0])
+
+
+def law_of_bytes(terms, sizes, at=4096, shortest=128, seed=0, **how):
+    """Power law of I_BP in the bytes of X and Y together: its amplitude is the value `at` bytes.
+
+    From a length of `shortest` bytes on; the length of L tokens in bytes is its mean over windows.
+    `terms` and `sizes` as in `bits_per_byte`, `how` as in `window_mi`; returns a `PowerLaw`, with
+    intervals over books, and raises as `bootstrap_power_law` does.
+    """
+    values = window_mi(terms, ratio=2, **how)
+    length = _sizes(sizes, 2 * values.columns, values.index).mean().to_numpy()
+    books = terms.drop_duplicates("window").set_index("window")["book"].loc[values.index]
+    far = length >= shortest
+    return bootstrap_power_law(length[far] / at, values.loc[:, far].to_numpy(), books, seed=seed)
+
+
+def _sizes(sizes, tokens, windows) -> pd.DataFrame:
+    """Bytes of the first so many tokens (columns) of some windows (rows)."""
+    table = sizes.pivot(index="window", columns="tokens", values="bytes")
+    if missing := [*set(tokens) - set(table), *set(windows) - set(table.index)]:
+        raise ValueError(f"the sizes lack lengths or windows ({missing[:3]}): take those of these")
+    return table.loc[windows, list(tokens)]
