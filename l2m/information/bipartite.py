@@ -144,7 +144,7 @@ def bits_per_byte(terms, sizes) -> tuple[float, float]:
     return ratio, float(clustered_stderr(off, last["book"])[0])
 
 
-def law_of_bytes(terms, sizes, at=4096, shortest=128, seed=0, **how):
+def law_of_bytes(terms, sizes, at=4096, shortest=100, seed=0, **how):
     """Power law of I_BP in the bytes of X and Y together: its amplitude is the value `at` bytes.
 
     From a length of `shortest` bytes on; the length of L tokens in bytes is its mean over windows.
