@@ -170,10 +170,12 @@ def measure(
     name: Annotated[str, typer.Argument(help="Of the result: FOLDER/NAME, or NAME in measured/.")],
     what: Annotated[
         Literal["information", "past", "missed", "bytes"],
-        _option(help="What the past knows (by default), what of it a model uses, or misses; bytes."),
+        _option(
+            help="What the past knows (by default), what of it a model uses, or misses, or sizes."
+        ),
     ] = "information",
     corpus: Annotated[Text, _option(help="Name or path; by default english-novels-100.")] = None,
-    model: Annotated[Text, _option(help="Name, path, Hub id, .gguf; by default smollm2-135m.")] = None,
+    model: Annotated[Text, _option(help="Hub id, folder, .gguf; by default smollm2-135m.")] = None,
     length: Annotated[Count, _count("Tokens a window; by default 2048, past: 4096.", 1)] = None,
     windows: Annotated[Count, _count("How many; by default 1000, past: 200.", 1)] = None,
     ratio: Annotated[Count, _count("The largest L/ℓ; by default 2.", 2)] = None,

@@ -81,7 +81,10 @@ def test_the_version(capsys):
         (["run", "-p"], "requires an argument"),
         (["run", "-p", "windows"], "-p takes a name and a value, such as `-p seed 1`"),
         (["measure"], "Missing argument 'name' (see `l2m measure --help`)."),
-        (["measure", "x", "--what", "all"], "'all' is not one of 'information', 'past', 'missed'"),
+        (
+            ["measure", "x", "--what", "all"],
+            "'all' is not one of 'information', 'past', 'missed', '",
+        ),
         (["measure", "x", "--seed", "-1"], "'--seed'"),
         (["measure", "x", "--windows", "many"], "'--windows'"),
         (["measure", "x", "--dtype", "int8"], "'--dtype'"),
