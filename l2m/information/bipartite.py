@@ -128,34 +128,31 @@ def _terms(scores, ratio):
     return terms[terms["ratio"] == ratio], ratio
 
 
-def bits_per_byte(terms, sizes) -> tuple[float, float]:
-    """Cost of the second halves of windows after the first, in bits a byte, and its standard error.
+def per_byte(terms, sizes, at=4096, shortest=100, seed=0) -> dict:
+    """A model's quality and its laws of I_BP, by bytes: what models of other tokenizers share.
 
     `terms` is of `window_terms`; `sizes` has the bytes of the first k tokens of the same windows,
-    `window, tokens, bytes` (`l2m.experiments.measure.window_bytes`). ValueError if a window of
-    `terms` is not in `sizes`. The error is one of books.
+    `window, tokens, bytes` (`l2m.experiments.measure.window_bytes`). Returns `bits`, what a byte of
+    the second halves of windows costs after the first, and its standard `error` over books; and by
+    "direct" and "vclub" the `PowerLaw` of I_BP in the bytes of X and Y together, from a length of
+    `shortest` bytes on, with intervals over books: its amplitude is the value `at` bytes.
+    ValueError if `sizes` lacks some, else as `bootstrap_power_law`.
     """
+    books = terms.drop_duplicates("window").set_index("window")["book"]
     last = _terms(terms, 2)[0].query("split == split.max()").set_index("window")
     split = int(last["split"].iloc[0])
     size = _sizes(sizes, [split, 2 * split], last.index)
     cost, many = -last["joint"] / np.log(2), size[2 * split] - size[split]
-    ratio = cost.sum() / many.sum()
-    off = (cost - ratio * many).to_frame() / many.mean()
-    return ratio, float(clustered_stderr(off, last["book"])[0])
-
-
-def law_of_bytes(terms, sizes, at=4096, shortest=100, seed=0, **how):
-    """Power law of I_BP in the bytes of X and Y together: its amplitude is the value `at` bytes.
-
-    From a length of `shortest` bytes on; the length of L tokens in bytes is its mean over windows.
-    `terms` and `sizes` as in `bits_per_byte`, `how` as in `window_mi`; returns a `PowerLaw`, with
-    intervals over books, and raises as `bootstrap_power_law` does.
-    """
-    values = window_mi(terms, ratio=2, **how)
-    length = _sizes(sizes, 2 * values.columns, values.index).mean().to_numpy()
-    books = terms.drop_duplicates("window").set_index("window")["book"].loc[values.index]
-    far = length >= shortest
-    return bootstrap_power_law(length[far] / at, values.loc[:, far].to_numpy(), books, seed=seed)
+    out = {"bits": cost.sum() / many.sum()}
+    off = (cost - out["bits"] * many).to_frame() / many.mean()
+    out["error"] = clustered_stderr(off, books.loc[last.index])[0]
+    for name in ("direct", "vclub"):
+        values = window_mi(terms, name, ratio=2)
+        length = _sizes(sizes, 2 * values.columns, values.index).mean().to_numpy()
+        far, owner = length >= shortest, books.loc[values.index]
+        values = values.loc[:, far].to_numpy()
+        out[name] = bootstrap_power_law(length[far] / at, values, owner, seed=seed)
+    return out
 
 
 def _sizes(sizes, tokens, windows) -> pd.DataFrame:
