@@ -10,6 +10,7 @@ before anything of it is used. What is found damaged is a `DamagedFile`, or is m
                          of which is in the shard; `manifest.json` says it
     token file           the corpora's texts, titles and authors (of own   its manifest
                          files: all bytes), all that a tokenizer does
+    vocabulary           the corpus as of a token file, size               its manifest
     checkpoint           settings, model, first weights, task              its name; the one before
     tables of a run      its fields and its data, or a digest of them      its manifest; made again
     de-quantised model   the sha256 of its GGUF file                       its manifest

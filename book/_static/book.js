@@ -1,4 +1,5 @@
-/* What the pages do in the browser: a switch for the code, formulas that stay whole, boxes that scroll by key. */
+/* What the pages do in the browser: a switch for the code, formulas that stay whole, boxes that scroll by key, and
+   figures to move. */
 "use strict";
 
 (() => {
@@ -66,6 +67,22 @@
     }
   }
 
+  // --- Figures to move, where a page has a place for one: <div data-widget="law"></div> -----------
+  const here = new URL("./", document.currentScript.src);
+  const WIDGETS = { law: ["scaling", "data"], santa_fe: ["scaling"], condition: ["../history_state", "../history_state_models"], just_enough: ["data"] };
+  function addWidgets() {
+    const hosts = [...document.querySelectorAll("[data-widget]")].filter(({ dataset }) => dataset.widget in WIDGETS);
+    if (!hosts.length) return;
+    const names = hosts.map(({ dataset }) => dataset.widget);
+    const link = Object.assign(document.createElement("link"), { rel: "stylesheet", href: new URL("widgets/widgets.css", here) });
+    document.head.append(link);
+    const files = new Set(["figure", ...names.flatMap((name) => WIDGETS[name]), ...names]);
+    const scripts = [...files].map((name) => Object.assign(document.createElement("script"), { src: new URL(`widgets/${name}.js`, here), async: false }));
+    scripts.at(-1).addEventListener("load", () => hosts.forEach((host) => Widgets[host.dataset.widget](host)));
+    document.head.append(...scripts);
+  }
+
+  addWidgets();
   if (localStorage.getItem("hide-code")) root.classList.add("hide-code");
   addEventListener("load", async () => {
     addSwitch();

@@ -1,168 +1,209 @@
-/* The calculator page: reads the form, asks HistoryState, writes the answer and the figure. */
+/* The calculator page: the form, the address, the answer. What it computes is in history_state.js. */
 "use strict";
 
 (() => {
+  const { element, number, superscript } = Figure;
   const $ = (id) => document.getElementById(`lc-${id}`);
-  const form = document.getElementById("l2m-calculator");
-  if (!form) return;
-
-  const LAWS = [...INFORMATION_LAWS.map(([label, amplitude, beta]) =>
-    [`${label}: ${amplitude} · L^${beta}`, amplitude, beta]), ["Another law", null, null]];
-  const OWN_ROWS = [ // label, slots, layers, scalars, window
-    ["Full attention", "tokens", 4, 2048, null],
-    ["Attention with a window", "window", 0, 2048, 4096],
-    ["Recurrence, one state", "state", 28, 131072, null],
-    ["Recurrence, log-linear (a state a level)", "levels", 0, 131072, null],
-  ];
-
-  // --- Numbers as words ---------------------------------------------------------------------
-  const plain = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
-  const superscript = (n) => [...String(n)].map((c) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[c] ?? "⁻").join("");
-  function number(x) {
-    if (x === Infinity) return "no length up to 10¹⁸";
-    if (Math.abs(x) < 1e6) return plain.format(x);
-    const power = Math.floor(Math.log10(x));
-    return `${plain.format(x / 10 ** power)} × 10${superscript(power)}`;
-  }
-  const whole = (x) => x.toLocaleString("en");
-  function bytes(x) {
-    const units = ["bytes", "kB", "MB", "GB", "TB", "PB", "EB"];
-    const i = Math.min(Math.max(Math.floor(Math.log10(Math.max(x, 1)) / 3), 0), units.length - 1);
-    return `${plain.format(x / 1000 ** i)} ${units[i]}`;
-  }
-
-  // --- The form -----------------------------------------------------------------------------
-  function element(tag, attributes = {}, ...children) {
-    const made = document.createElement(tag);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    made.append(...children);
-    return made;
-  }
-  const families = new Map();
-  HISTORY_STATE_MODELS.forEach((model, i) => {
-    if (!families.has(model.family)) families.set(model.family, element("optgroup", { label: model.family }));
-    families.get(model.family).append(element("option", { value: i }, model.name));
-  });
-  $("model").append(...families.values(), element("optgroup", { label: "your own" },
-    element("option", { value: "own" }, "Describe a model")));
-  $("model").value = String(HISTORY_STATE_MODELS.findIndex((model) => model.name === "Mamba 2.8B"));
-  LAWS.forEach(([label], i) => $("law").append(element("option", { value: i }, label)));
-  OWN_ROWS.forEach(([label, slots, layers, scalars, window]) => {
-    const cell = (name, value, min, title) => element("td", value === null ? {} : { "data-label": title }, value === null ? "" : element("input", {
-      id: `lc-${slots}-${name}`, type: "number", min, max: 1e12, step: 1, value, "aria-label": `${label}: ${title}` }));
-    $("rows").append(element("tr", {}, element("th", { scope: "row" }, label), cell("layers", layers, 0, "layers"), cell("scalars", scalars, 1, "scalars per layer"), cell("window", window, 2, "window")));
-  });
-
-  const value = (id) => ($(id).checkValidity() ? $(id).valueAsNumber : NaN);
-
-  function ownMemories() {
-    return OWN_ROWS.map(([label, slots, , , window]) => [label, value(`${slots}-scalars`), slots,
-      window === null ? 0 : value("window-window") - 1, value(`${slots}-layers`)]).filter((m) => m[4] !== 0);
-  }
-
-  // --- The answer ---------------------------------------------------------------------------
-  function answer() {
-    const own = $("model").value === "own";
-    const model = own ? { name: "Your model", memories: ownMemories() } : HISTORY_STATE_MODELS[$("model").value];
-    $("own").hidden = !own;
-    $("source").textContent = own ? "" : `${model.memories.map(describe).join("; ")}. Source: ${model.source}`;
-    const law = { amplitude: value("amplitude"), beta: value("beta") };
-    const [L, M, C] = [value("length"), value("vocabulary"), value("nats")];
-    if (![L, M, C, law.amplitude, law.beta, ...model.memories.flatMap((m) => [m[1], m[3], m[4]])].every(Number.isFinite)) {
-      const wrong = [...form.querySelectorAll("input:invalid")].map((input) =>
-        `${input.labels[0]?.textContent ?? input.getAttribute("aria-label")}: ${input.validationMessage}`);
-      $("output").replaceChildren(element("p", { class: "no" }, ["Please correct:", ...wrong].join(" ")));
-      $("figure").hidden = true;
-      return;
-    }
-    show(model, law, L, M, C);
-  }
-
-  function describe([what, width, slots, size, layers]) {
-    const kept = { tokens: "one a token", window: `the last ${whole(size)}`, state: "one",
-      levels: "one a level", blocks: `one for ${size} tokens` }[slots];
-    return `${layers} × ${whole(width)} ${what}, ${kept}`;
-  }
-
-  function show(model, law, L, M, C) {
-    const { dim, growth, satisfies, information, required, reach } = HistoryState;
-    const kept = dim(model.memories, Math.floor(L / 2));
-    const needed = required(L, law, C, M);
-    const grows = growth(model.memories);
-    const meets = satisfies(model.memories, law.beta);
-    const enough = kept >= needed;
-    const growing = { linear: `like L, ${number(grows.rate)} scalars a token`,
-      logarithmic: `like log L, ${number(grows.rate)} scalars a doubling`,
-      bounded: `no further than ${number(grows.rate)} scalars` }[grows.law];
-    const rows = [
-      ["History state after L/2 tokens", `${number(kept)} scalars, ${bytes(kept * Number($("dtype").value))}`],
-      ["Information between the halves", `${number(information(L, law))} nats`],
-      ["Scalars needed to carry it", number(needed)],
-      ["The state grows", growing],
-      ["L²M condition, single model", meets ? "met" : "not met"],
-      ["L²M condition, series of models", meets ? "met by the single model" : `met if the state grows like L^${law.beta}`],
-      ["The state is first too small at", `${number(reach(model.memories, law, C, M))}${
-        Number.isFinite(reach(model.memories, law, C, M)) ? " tokens" : ""}`],
-    ];
-    const verdict = `${model.name} keeps ${enough ? "enough" : "too little"} at ${whole(L)} tokens: ${
-      number(kept)} scalars, where ${number(needed)} are needed. It ${meets ? "meets" : "does not meet"} the L²M condition as a single model.`;
-    $("output").replaceChildren(element("p", { class: enough ? "yes" : "no" }, verdict),
-      element("dl", {}, ...rows.flatMap(([term, text]) => [element("dt", {}, term), element("dd", {}, text)])));
-    draw(model, law, L, M, C);
-  }
-
-  // --- The figure: kept and needed scalars against the length, both logarithmic ----------------
-  function draw(model, law, L, M, C) {
-    const svg = (tag, attributes, ...children) => {
-      const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-      for (const [key, of] of Object.entries(attributes)) made.setAttribute(key, of);
-      made.append(...children);
-      return made;
-    };
-    const lengths = Array.from({ length: 161 }, (_, i) => Math.round(10 ** (1 + i / 20)));
-    const curve = (f) => lengths.map((l) => [l, f(l)]).filter(([, y]) => y >= 1);
-    const kept = curve((l) => HistoryState.dim(model.memories, Math.floor(l / 2)));
-    const needed = curve((l) => HistoryState.required(l, law, C, M));
-    const powers = [...kept, ...needed].map(([, y]) => Math.log10(y));
-    const [bottom, top] = [Math.floor(Math.min(...powers, 2)), Math.ceil(Math.max(...powers, 4))];
-    const x = (l) => 60 + (Math.log10(l) - 1) * (560 / 8);
-    const y = (s) => 320 - (Math.log10(s) - bottom) * (300 / (top - bottom));
-    const path = (points) => points.map(([l, s], i) => `${i ? "L" : "M"}${x(l).toFixed(1)} ${y(s).toFixed(1)}`).join("");
-    const line = (points, color, dash) => svg("path", { d: path(points), fill: "none", stroke: color, "stroke-width": 3, "stroke-dasharray": dash });
-    const text = (at, top_, content, anchor = "middle") => svg("text", { x: at, y: top_, "text-anchor": anchor }, content);
-    const step = Math.ceil((top - bottom) / 6);
-    const grid = [];
-    for (let p = 1; p <= 9; p += 2) grid.push(text(x(10 ** p), 342, `10${superscript(p)}`));
-    for (let p = bottom; p <= top; p += step) grid.push(text(52, y(10 ** p) + 5, `10${superscript(p)}`, "end"),
-      svg("line", { x1: 60, x2: 620, y1: y(10 ** p), y2: y(10 ** p), stroke: "currentColor", opacity: 0.2 }));
-    const picture = svg("svg", { viewBox: "0 0 640 372", role: "img", "aria-labelledby": "lc-figure-caption" }, ...grid,
-      svg("line", { x1: x(L), x2: x(L), y1: 20, y2: 320, stroke: "currentColor", "stroke-dasharray": "2 4" }),
-      line(needed, "#d55e00", "9 6"), line(kept, "#0072b2", "none"), text(340, 366, "length L (tokens)"));
-    const caption = `Scalars kept by ${model.name} after L/2 tokens (blue line), and scalars needed to carry the information between the halves of L tokens (orange, dashed). Dotted: the length chosen.`;
-    $("figure").replaceChildren(picture, element("figcaption", { id: "lc-figure-caption" }, caption));
-    $("figure").hidden = false;
-  }
-
-  // --- Events: the fields that set each other ---------------------------------------------------
-  function setLaw() {
-    const [, amplitude, beta] = LAWS[$("law").value];
-    if (amplitude !== null) [$("amplitude").value, $("beta").value] = [amplitude, beta];
-  }
-  form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("input", ({ target }) => {
-    if (target === $("law")) setLaw();
-    if (target === $("amplitude") || target === $("beta")) $("law").value = LAWS.length - 1;
-    if (target === $("slider")) $("length").value = Math.round(10 ** $("slider").value);
-    if (target === $("length") && value("length")) $("slider").value = Math.log10(value("length"));
-    if (target === $("capacity") && $("capacity").value !== "own") $("nats").value = Number(Number($("capacity").value).toPrecision(6));
-    if (target === $("nats")) $("capacity").value = "own";
-    answer();
-  });
+  if (!$("form")) return;
 
   // The arithmetic must be that of the library before anything is shown.
   const differs = HISTORY_STATE_MODELS.find(({ memories, dims }) => dims.some(([L, scalars]) => HistoryState.dim(memories, L) !== scalars));
   if (differs) throw new Error(`The calculator and the library disagree about ${differs.name}.`);
-  setLaw();
-  form.hidden = $("output").hidden = false;
-  answer();
+
+  const OWN = "your own";
+  const ROWS = [ // label, slots, layers, scalars, window
+    ["Full attention", "tokens", 4, 2048],
+    ["Attention with a window", "window", 0, 2048, 4096],
+    ["Recurrence, one state", "state", 28, 131072],
+    ["Recurrence, log-linear (a state a level)", "levels", 0, 131072],
+  ];
+  const BITS = [[32, "float32"], [16, "bfloat16"], [8, "8 bits"], [4, "4 bits"]];
+  const TRAINED = 0.06, MEASURED = "trained", THEOREM = "theorem", OTHER = "another";
+
+  // --- Fields: by name in the address, what each takes ---------------------------------------------
+  const NUMBERS = { // default, least, most, whole, unit
+    length: [1e6, 2, 1e9, true, "tokens"],
+    amplitude: [2.27, 0.001, 1000, false, "nats"],
+    beta: [0.76, 0, 1, false, ""],
+    vocabulary: [50_000, 1, 1e7, true, "tokens"],
+    nats: [TRAINED, 0.0001, 100, false, "nats"],
+  };
+  const CHOICES = { model: "Mamba 2.8B", bits: 16 };
+  for (const [label, slots, layers, scalars, window] of ROWS) {
+    const row = element("fieldset", { class: "row" }, element("legend", {}, label));
+    const cells = { layers: [layers, 0, 10_000, true, "layers"], scalars: [scalars, 1, 1e9, true, "scalars"] };
+    if (window) cells.window = [window, 2, 1e9, true, "tokens"];
+    for (const [cell, about] of Object.entries(cells)) {
+      const name = `${slots}-${cell}`;
+      NUMBERS[name] = about;
+      row.append(element("p", { class: "field" }, element("label", { for: `lc-${name}` }, cell), element("input", { id: `lc-${name}` })));
+    }
+    $("rows").append(row);
+  }
+  const [GENERAL, ROW] = [["length", "amplitude", "beta", "vocabulary", "nats"], Object.keys(NUMBERS).filter((name) => name.includes("-"))];
+  for (const name of [...Object.keys(NUMBERS), "model", "bits"]) {
+    const reason = element("span", { class: "reason", id: `lc-${name}-reason` });
+    $(name).after(reason);
+    $(name).setAttribute("aria-describedby", reason.id);
+    if (name in NUMBERS) for (const [key, value] of [["type", "text"], ["inputmode", "decimal"], ["autocomplete", "off"]]) $(name).setAttribute(key, value);
+  }
+
+  function options(select, some) {
+    select.append(...some.map(([value, words]) => element("option", { value }, words)));
+  }
+  const families = [...new Set(HISTORY_STATE_MODELS.map(({ family }) => family))];
+  $("model").append(...families.map((family) => {
+    const group = element("optgroup", { label: family });
+    options(group, HISTORY_STATE_MODELS.filter((model) => model.family === family).map(({ name }) => [name, name]));
+    return group;
+  }), element("option", { value: OWN }, "Describe a model"));
+  options($("law"), [...INFORMATION_LAWS.map(([label, amplitude, beta], i) => [i, `${label}: ${amplitude.toFixed(2)} L^${beta.toFixed(2)}`]), [OTHER, "another law"]]);
+  options($("bits"), BITS.map(([bits, words]) => [bits, `${words}${words.includes("bits") ? "" : `, ${bits} bits`}`]));
+  options($("capacity"), [[MEASURED, `${TRAINED} nats, as seen in training`], [THEOREM, "all that its bits can (theorem)"], [OTHER, "another value"]]);
+
+  /* What a field holds: a number, or why it is refused. */
+  function read(name) {
+    const [, least, most, whole, unit] = NUMBERS[name];
+    const text = $(name).value.trim(), plain = text.replace(/[\s,_']/g, "");
+    const x = /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(plain) ? Number(plain) : NaN;
+    const words = (v) => v.toLocaleString("en", { maximumFractionDigits: 6 });
+    if (text === "") return [NaN, `A number is missing: from ${words(least)} to ${words(most)}.`];
+    if (Number.isNaN(x)) return [NaN, `“${text}” is no number: write it like 1000, 0.5 or 1e6.`];
+    if (whole && !Number.isInteger(x)) return [NaN, `A whole number of ${unit}, not ${text}.`];
+    if (x < least) return [NaN, `At least ${words(least)}, not ${text}.`];
+    if (x > most) return [NaN, `At most ${words(most)}, not ${text}.`];
+    return [x, ""];
+  }
+  function refuse(name, why) {
+    $(`${name}-reason`).textContent = why;
+    if (why) $(name).setAttribute("aria-invalid", "true");
+    else $(name).removeAttribute("aria-invalid");
+  }
+
+  // --- The answer ----------------------------------------------------------------------------------
+  let unknown = ""; // a model that the address asked for
+  function answer() {
+    const own = $("model").value === OWN, values = {};
+    $("own").hidden = !own;
+    refuse("model", unknown);
+    const refused = [];
+    for (const name of [...GENERAL, ...(own ? ROW : [])]) {
+      const [value, why] = read(name);
+      values[name] = value;
+      refuse(name, why);
+      if (why) refused.push(name);
+    }
+    if (own && !refused.length && !ROWS.some(([, slots]) => values[`${slots}-layers`])) {
+      refuse("tokens-layers", "A model has a layer of some kind.");
+      refused.push("tokens-layers");
+    }
+    if (refused.length) {
+      const label = (name) => [$(name).closest(".row")?.querySelector("legend").textContent, $(name).labels[0].textContent].filter(Boolean).join(", ");
+      const names = refused.map((name) => element("a", { href: `#lc-${name}` }, label(name)));
+      $("answer").className = "no";
+      $("answer").replaceChildren(element("p", { class: "verdict" }, "No answer: please correct ", ...names.flatMap((a, i) => (i ? [", ", a] : [a])), "."));
+      $("answer").querySelectorAll("a").forEach((a, i) => a.addEventListener("click", (event) => { event.preventDefault(); $(refused[i]).focus(); }));
+      $("figure").hidden = $("details").hidden = true;
+      return;
+    }
+    const known = HISTORY_STATE_MODELS.find(({ name }) => name === $("model").value);
+    const model = known ?? { name: "Your model", memories: ROWS.map(([label, slots, , , window]) => [label, values[`${slots}-scalars`], slots,
+      window ? values["window-window"] - 1 : 0, values[`${slots}-layers`]]).filter((memory) => memory[4] > 0) };
+    $("source").replaceChildren(...(known ? [`${model.memories.map(describe).join("; ")}. Source: `, element("a", { href: model.source.split(" ")[0] }, model.source.replace("https://huggingface.co/", "")),
+      model.read_in ? `, as quoted by ${model.read_in}.` : "."] : []));
+    show({ model, law: { amplitude: values.amplitude, beta: values.beta }, L: values.length, M: values.vocabulary, C: values.nats });
+  }
+
+  function describe([what, width, slots, size, layers]) {
+    const kept = { tokens: " for each token", window: ` for each of the last ${number(size)} tokens`, state: "", levels: " for each level", blocks: ` for each ${size} tokens` }[slots];
+    return `${what}: ${layers} layers × ${number(width)}${kept}`;
+  }
+
+  function bytes(scalars) {
+    const size = scalars * Number($("bits").value) / 8, units = ["bytes", "kB", "MB", "GB", "TB", "PB", "EB"];
+    const i = Math.min(Math.max(Math.floor(Math.log10(Math.max(size, 1)) / 3), 0), units.length - 1);
+    return `${number(Number((size / 1000 ** i).toPrecision(3)))} ${units[i]}`;
+  }
+
+  function show(what) {
+    const { model, law, L, M, C } = what;
+    const { dim, growth, satisfies, information, required, reach } = HistoryState;
+    const kept = dim(model.memories, Math.floor(L / 2)), needed = required(L, law, C, M);
+    const grows = growth(model.memories), meets = satisfies(model.memories, law.beta), enough = kept >= needed;
+    const first = reach(model.memories, law, C, M), stored = $("bits").selectedOptions[0].textContent.split(",")[0];
+    $("answer").className = enough ? "yes" : "no";
+    $("answer").replaceChildren(
+      element("p", { class: "verdict" }, `${model.name}: ${enough ? "enough" : "too little"} for ${number(L)} tokens`),
+      element("p", {}, `${number(kept)} scalars kept (${bytes(kept)} at ${stored}), ${number(needed)} needed (${bytes(needed)})`));
+    const growing = { linear: `like L, by ${number(grows.rate)} scalars per token`, logarithmic: `like log L, by ${number(grows.rate)} scalars per doubling`,
+      bounded: `to ${number(grows.rate)} scalars at most` }[grows.law];
+    const rows = [
+      ["Information between the halves", `${number(information(L, law))} nats`],
+      ["Kept for each that is needed", needed > 0 ? `${number(Number((kept / needed).toPrecision(3)))}` : "nothing is needed"],
+      ["The state grows", growing],
+      ["L²M condition, single model", meets ? "met" : "not met"],
+      ["L²M condition, series of models", meets ? "met by the single model" : `met if the state grows like L^${law.beta}`],
+      ["The state is first too small at", first === Infinity ? `no length up to 10${superscript(18)} tokens` : `${number(first)} tokens`],
+    ];
+    $("details").replaceChildren(...rows.flatMap(([term, text]) => [element("dt", {}, term), element("dd", {}, text)]));
+    $("figure").hidden = $("details").hidden = false;
+    $("figure").replaceChildren(...Condition.figure(what, Math.max(280, $("figure").clientWidth)));
+  }
+
+  // --- Fields that set each other --------------------------------------------------------------------
+  const set = (name, x) => { $(name).value = String(x); };
+  function followers(changed) {
+    const law = INFORMATION_LAWS[$("law").value];
+    if (changed === "law" && law) [set("amplitude", law[1]), set("beta", law[2])];
+    if (changed === "slider") set("length", Math.round(10 ** $("slider").value));
+    if (changed === "capacity" && $("capacity").value === MEASURED) set("nats", TRAINED);
+    if (["capacity", "bits"].includes(changed) && $("capacity").value === THEOREM) set("nats", $("bits").value * Math.LN2);
+    if (changed === "model") unknown = "";
+    const [[length], [nats]] = [read("length"), read("nats")];
+    if (changed !== "slider" && length) $("slider").value = Math.log10(length);
+    $("slider").setAttribute("aria-valuetext", `${$("length").value} tokens`);
+    if (changed !== "law") $("law").value = INFORMATION_LAWS.findIndex(([, a, b]) => a === read("amplitude")[0] && b === read("beta")[0]);
+    if ($("law").selectedIndex < 0) $("law").value = OTHER;
+    if (changed !== "capacity") $("capacity").value = nats === TRAINED ? MEASURED : nats === $("bits").value * Math.LN2 ? THEOREM : OTHER;
+  }
+
+  // --- The address holds what differs from the defaults ------------------------------------------------
+  function address() {
+    const found = new URLSearchParams();
+    for (const [name, value] of Object.entries(CHOICES)) if ($(name).value !== String(value)) found.set(name, $(name).value);
+    for (const name of [...GENERAL, ...($("model").value === OWN ? ROW : [])]) {
+      const [value, why] = read(name);
+      if (value !== NUMBERS[name][0]) found.set(name, why ? $(name).value : value);
+    }
+    return found.size ? `#${found}` : location.pathname + location.search;
+  }
+  function fromAddress() {
+    if (location.hash && !location.hash.includes("=")) return; // a place on the page
+    const asked = new URLSearchParams(location.hash.slice(1));
+    for (const name of Object.keys(NUMBERS)) set(name, asked.get(name) ?? NUMBERS[name][0]);
+    for (const [name, value] of Object.entries(CHOICES)) {
+      $(name).value = asked.get(name) ?? value;
+      if ($(name).selectedIndex < 0) $(name).value = value;
+    }
+    unknown = (asked.get("model") ?? $("model").value) === $("model").value ? "" : `There is no model “${asked.get("model")}” here: choose one.`;
+    followers("");
+    answer();
+  }
+
+  $("form").addEventListener("submit", (event) => event.preventDefault());
+  $("form").addEventListener("input", ({ target }) => {
+    followers(target.id.slice(3));
+    answer();
+  });
+  $("form").addEventListener("change", () => {
+    if (!(location.pathname + location.search + location.hash).endsWith(address())) history.pushState(null, "", address());
+  });
+  addEventListener("popstate", fromAddress);
+  $("form").closest(".calculator").hidden = false;
+  fromAddress();
+  let width = $("figure").clientWidth;
+  new ResizeObserver(() => {
+    if ($("figure").clientWidth !== width) answer();
+    width = $("figure").clientWidth;
+  }).observe($("figure"));
 })();

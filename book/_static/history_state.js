@@ -1,4 +1,4 @@
-/* The history state of a model and the L²M condition, as in l2m/history_state.py; no page needed.
+/* The history state of a model and the L²M condition, as in l2m/memory; no page needed.
    A model is a list of memories [what, width, slots, size, layers]; lengths are whole tokens. */
 "use strict";
 
@@ -42,21 +42,34 @@ const HistoryState = (() => {
   /* Scalars needed to carry it, C nats each, the last token carrying log M (Theorem 5.2). */
   const required = (L, law, C, M) => Math.max(information(L, law) - Math.log(M), 0) / C;
 
-  /* The first length at which the state after L/2 tokens is too small; Infinity if none below 10^18. */
+  const LONGEST = 1e18; // tokens: `reach` looks no further
+
+  /* The first length whose information the state after half of it cannot carry; Infinity if none up to LONGEST.
+     Solved, not searched on a grid: see reach in l2m/memory/l2m_condition.py. */
   function reach(memories, law, C, M) {
-    const short = (L) => dim(memories, Math.floor(L / 2)) < required(L, law, C, M);
-    let low = 2;
-    for (let decade = 0.5; decade <= 18; decade += 0.005) {
-      const high = Math.round(10 ** decade);
-      if (!short(high)) { low = high; continue; }
-      let [fits, fails] = [low, high];
-      while (fails - fits > 1 && fails - fits > 1e-9 * fails) {
-        const middle = Math.floor((fits + fails) / 2);
-        if (short(middle)) fails = middle; else fits = middle;
+    const slope = memories.reduce((sum, [, width, slots, , layers]) => sum + (slots === "tokens" ? layers * width : 0), 0);
+    const need = (L) => (information(L, law) - Math.log(M)) / C;
+    const lowest = lowestSpare(law, slope * C);
+    for (let n = 1; ; ) {
+      const start = n, kept = dim(memories, n);
+      if (kept < need(2 * n + 1)) return kept < need(2 * n) ? 2 * n : 2 * n + 1;
+      const spare = (m) => kept + slope * (m - start) - need(2 * m + 1);
+      let [fits, fails] = [n, Math.max(lowest, n)];
+      if (spare(fails + 1) < spare(fails)) fails += 1;
+      if (spare(fails) >= 0) return Infinity;
+      for (let middle; (middle = Math.floor((fits + fails) / 2)) > fits && middle < fails; ) {
+        if (spare(middle) < 0) fails = middle; else fits = middle;
       }
-      return fails;
+      n = fails;
     }
-    return Infinity;
+  }
+
+  /* The whole m before the minimum of slope·m − A·(2m + 1)^β, at most that of LONGEST. */
+  function lowestSpare({ amplitude, beta }, slope) {
+    if (slope === 0 || (beta === 1 && slope < 2 * amplitude)) return beta > 0 ? LONGEST / 2 : 0;
+    if (beta === 1) return 0;
+    const L = (2 * amplitude * beta / slope) ** (1 / (1 - beta));
+    return Math.floor(Math.min(Math.max(L - 1, 0), LONGEST) / 2);
   }
 
   return { dim, growth, satisfies, information, required, reach };

@@ -1,16 +1,20 @@
-"""The calculator of history states, as a page of the book and as the command `l2m models`.
+"""What the pages' scripts compute with, as files of the book; and the command `l2m models`.
 
-The page runs in the browser without a server. What it knows of the public models is generated from
-`l2m.memory.architectures`, with a few values of each history state, by which the page checks its
-own arithmetic. The laws are the paper's and chapter 3's. `l2m build` writes them anew.
+The calculator and the figures to move run in the browser without a server. What they know is
+generated here: the public models, with a few values of each history state, by which the calculator
+checks its own arithmetic; the laws, the paper's and chapter 3's; chapter 3's curves; and the runs
+of chapter 8. `l2m build` writes the files anew.
 """
 
 import json
 from dataclasses import astuple
 from pathlib import Path
 
+import numpy as np
+
 from l2m.files import ROOT, meant, write_atomic
 from l2m.information.bipartite import window_mi
+from l2m.information.resampling import clustered_covariance
 from l2m.information.scaling import fit_power_law
 from l2m.language_models.models import read_config
 from l2m.memory.architectures import architectures
@@ -19,20 +23,26 @@ from l2m.memory.l2m_condition import growth, satisfies_l2m
 from l2m.results import provenance, recorded
 
 PATH = ROOT / "book" / "_static" / "history_state_models.js"
+DATA = ROOT / "book" / "_static" / "widgets" / "data.js"
 GROWTH = {  # laws in words, with their rates
     "linear": "by {:,.0f} scalars per token",
     "logarithmic": "by {:,.0f} scalars whenever the tokens double",
     "bounded": "to {:,.0f} scalars at most",
 }
 CHECKED = (1, 1000, 1_048_576, 10**9)  # lengths at which the page checks itself
-CURVES = "03_bipartite_mi/novels-8192-bos1"  # chapter 3's result with the longest windows
+CURVES = {  # chapter 3's results, by the number of their windows; the second has the longest
+    1000: "03_bipartite_mi/novels-bos1",
+    400: "03_bipartite_mi/novels-8192-bos1",
+}
+RUNS = "06_gaussian/just_enough-runs"  # those of chapter 8
+ALIKE = ["slots", "steps", "seed", "width", "learning_rate", "offset"]  # in all but a few of them
 SHORTEST = 32  # for smaller L the estimate depends on how the first tokens are treated
-PAPER = {"The paper, direct": (2.27, 0.76), "The paper, vCLUB": (3.26, 0.71)}  # its Fig. 2b
+PAPER = {"Paper, direct": (2.27, 0.76), "Paper, vCLUB": (3.26, 0.71)}  # its Fig. 2b
 
 
 def measured() -> dict:
     """Return chapter 3's curves of I_BP(L/2; L), by label: L (k,), nats (n, k), books (n,)."""
-    terms = recorded(CURVES, provenance(CURVES)["params"])
+    terms = _table(CURVES[400])
     books = terms.groupby("window")["book"].first()
     curves = {}
     for label, estimator in (("Chapter 3, direct", "direct"), ("Chapter 3, vCLUB", "vclub")):
@@ -46,8 +56,64 @@ def laws() -> list[list]:
     found = [[label, *law] for label, law in PAPER.items()]
     for label, (lengths, values, _) in measured().items():
         law = fit_power_law(lengths, values.mean())
-        found.append([label, round(law.amplitude, 2), round(law.exponent, 2)])
+        found.append([label, _short(law.amplitude), _short(law.exponent)])
     return found
+
+
+def curves() -> dict:
+    """Return chapter 3's curves for its figure to move: by windows, L and what each point is.
+
+    The direct estimate at L is ``mi + w·shift`` if w of the cost of the first two tokens is the
+    entropy of 2-grams; its variance over books is that of this sum. nats, and nats².
+    """
+    bigram = float(_table("03_bipartite_mi/ngrams")["entropy"].iloc[-1])
+    found = {}
+    for windows, name in CURVES.items():
+        terms = _table(name)
+        books = terms.groupby("window")["book"].first()
+        plain = window_mi(terms, ratio=2)
+        full = window_mi(terms, ratio=2, bigram_entropy=bigram, bigram_weight=1.0)
+        vclub = window_mi(terms, "vclub", ratio=2)
+        parts = np.hstack([plain, full - plain, vclub])
+        mean, k = parts.mean(axis=0), plain.shape[1]
+        covariance = clustered_covariance(parts, books.loc[plain.index])
+        found[windows] = [
+            {
+                "length": int(2 * split),
+                "mi": _short(mean[i]),
+                "shift": _short(mean[i + k]),
+                "variance": _short(covariance[i, i]),
+                "covariance": _short(covariance[i, i + k]),
+                "shift_variance": _short(covariance[i + k, i + k]),
+                "vclub": _short(mean[i + 2 * k]),
+                "vclub_variance": _short(covariance[i + 2 * k, i + 2 * k]),
+            }
+            for i, split in enumerate(plain.columns)
+        ]
+    return found
+
+
+def runs() -> list[dict]:
+    """Return the runs of chapter 8 that differ in kind of data, length and exponent s alone."""
+    table = _table(RUNS)
+    table["offset"] = table["offset"].fillna(-1)  # -1: not cut out of longer sequences
+    table = table[(table[ALIKE] == table[ALIKE].mode().iloc[0]).all(axis=1)]
+    table = table.sort_values(["kind", "length", "s"])
+    named = ["kind", "length", "s", "kl", "dim_z", "copies"]
+    return [
+        {key: _short(value) if key in ("s", "kl") else value for key, value in row.items()}
+        for row in table[named].to_dict("records")
+    ]
+
+
+def _table(name: str):
+    """A recorded result, whatever its parameters are."""
+    return recorded(name, provenance(name)["params"])
+
+
+def _short(x: float) -> float:
+    """A number to eight digits: enough for any figure, and the same on every machine."""
+    return float(f"{x:.8g}")
 
 
 def models() -> list[dict]:
@@ -55,26 +121,41 @@ def models() -> list[dict]:
     found = []
     for fact in architectures():
         state = history_state(fact["config"])
-        model = {key: fact[key] for key in ("name", "family", "source")}
+        model = {key: fact[key] for key in ("name", "family", "source", "read_in") if key in fact}
         model["memories"] = list(map(astuple, state.memories))
         found.append(model | {"dims": [[length, state.dim(length)] for length in CHECKED]})
     return found
 
 
-def script() -> str:
-    """Return the JavaScript file that holds models and laws."""
-    rows = ",\n  ".join(json.dumps(model, ensure_ascii=False) for model in models())
+def scripts() -> dict[Path, str]:
+    """Return the JavaScript files that hold models, laws, curves and runs: text by path."""
+    known = {
+        PATH: {"HISTORY_STATE_MODELS": models(), "INFORMATION_LAWS": laws()},
+        DATA: {"LAW_CURVES": curves(), "JUST_ENOUGH_RUNS": runs()},
+    }
+    return {path: _script(constants) for path, constants in known.items()}
+
+
+def _script(constants: dict) -> str:
+    """JavaScript that says these constants, a line for each item of a list."""
+    said = [f"const {name} = {_lines(value)};" for name, value in constants.items()]
+    names = ", ".join(constants)
     return (
-        "/* Written by `l2m build` from the library: do not edit. */\n"
-        f'"use strict";\n\nconst HISTORY_STATE_MODELS = [\n  {rows},\n];\n\n'
-        f"const INFORMATION_LAWS = {json.dumps(laws())};\n\n"
-        'if (typeof module !== "undefined") module.exports = HISTORY_STATE_MODELS;\n'
+        '/* Written by `l2m build` from the library: do not edit. */\n"use strict";\n\n'
+        + "\n\n".join(said)
+        + f'\n\nif (typeof module !== "undefined") module.exports = {{ {names} }};\n'
     )
 
 
-def write() -> Path:
-    """Write the file; return its path."""
-    return write_atomic(PATH, script())
+def _lines(value) -> str:
+    if isinstance(value, dict):
+        return "{" + ",\n".join(f'"{key}": {_lines(some)}' for key, some in value.items()) + "}"
+    return "[\n  " + ",\n  ".join(json.dumps(some, ensure_ascii=False) for some in value) + ",\n]"
+
+
+def write() -> list[Path]:
+    """Write the files; return their paths."""
+    return [write_atomic(path, text) for path, text in scripts().items()]
 
 
 def table(beta: float, length: int) -> str:

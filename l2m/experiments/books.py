@@ -23,11 +23,11 @@ from l2m.information.bipartite import window_terms
 from l2m.language_models import models
 from l2m.language_models.scoring import score
 from l2m.results import recorded
-from l2m.text.corpora import fingerprint, token_file
-from l2m.text.sequences import Sequences
+from l2m.text import archives
+from l2m.text.corpora import fingerprint, load_corpus, token_file
+from l2m.text.sequences import Sequences, Windows
 from l2m.text.shared_passages import require_apart
 from l2m.text.token_files import TokenFile
-from l2m.text.windows import Windows
 
 TOKENS = 1 << 15  # evaluated at once
 WATCHED = 1 << 17  # held-out tokens looked at while training
@@ -44,6 +44,7 @@ class Books:
     held_out: int = 24  # books kept from training
     split_seed: int = 0  # of their draw
     exclude: tuple[str, ...] = ()  # titles left out on both sides
+    by_author: bool = False  # all books of an author on one side; then at least so many held out
     sequences: int = 32  # held-out ones of a book at most, of each run's length
     windows: int = 256  # held-out ones, for the estimate of I_BP
     window_length: int = 2048
@@ -60,13 +61,23 @@ class Books:
 
     def sides(self, file: TokenFile) -> tuple[np.ndarray, np.ndarray]:
         """The books to train on, and those held out."""
-        return file.held_out(self.held_out, self.split_seed, self.exclude)
+        return file.held_out(self.held_out, self.split_seed, self.exclude, self.by_author)
+
+    def about(self) -> dict:
+        """Its fields; `by_author`, which the first recorded runs had not, where it is so."""
+        return {key: value for key, value in asdict(self).items() if key != "by_author" or value}
 
     def held_out_windows(self, file: TokenFile) -> tuple[np.ndarray, np.ndarray]:
         """Windows for `score`, evenly from all held-out books, and the book of each."""
         sequences = Sequences(file, self.window_length, books=self.sides(file)[1])
         starts, owner = evenly_cut(sequences, -(-self.windows // len(sequences.books)))
         return sequences.read(starts), owner
+
+
+def book_list(corpus: str) -> pd.DataFrame:
+    """The recorded list of the books of a corpus: see `archives.book_list`."""
+    params, name = {"texts": fingerprint(corpus)}, f"07_books/{corpus}"
+    return recorded(name, params, lambda: archives.book_list(load_corpus(corpus).table))
 
 
 def evenly_cut(sequences: Sequences, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -146,7 +157,7 @@ class BookRun(PowerRun):
     def identity(self) -> dict:
         """All that its numbers depend on; in how many parts a batch is processed is not."""
         own = {key: value for key, value in self.about().items() if key != "accumulate"}
-        return own | asdict(self.books) | {"tokens": self.books.file().identity}
+        return own | self.books.about() | {"tokens": self.books.file().identity}
 
     @property
     def title(self) -> str:
@@ -291,7 +302,7 @@ def _run(books=None, **fields) -> BookRun:
 def _params(_grid, runs) -> dict:
     """What identifies the tables of a grid, known without its texts."""
     books = runs[0].books
-    params = {key: value for key, value in asdict(books).items() if key != "exclude" or value}
+    params = {key: value for key, value in books.about().items() if key != "exclude" or value}
     del params["limit"]  # in what identifies the texts
     params["texts"] = {name: fingerprint(name, books.limit) for name in books.corpora}
     params["tokenizer_sha256"] = models.fingerprint(books.tokenizer)

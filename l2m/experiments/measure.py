@@ -24,7 +24,7 @@ from l2m.language_models.models import EMBEDDED
 from l2m.language_models.scoring import powers_of_two, score
 from l2m.results import recorded
 from l2m.text.corpora import fingerprint, load_corpus
-from l2m.text.windows import byte_lengths, require_faithful
+from l2m.text.sequences import byte_lengths, require_faithful
 
 NOVELS = "english-novels-100"
 
@@ -160,7 +160,7 @@ def window_bytes(
 
 
 def byte_table(windows, tokenizer) -> pd.DataFrame:
-    """`window_bytes`, of `l2m.text.windows.Windows`."""
+    """`window_bytes`, of `l2m.text.sequences.Windows`."""
     n, length = windows.tokens.shape
     first = [*(2**k for k in range(1, (length - 1).bit_length())), length]
     bytes_ = byte_lengths(tokenizer, windows.tokens, first)

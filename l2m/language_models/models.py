@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from l2m.files import cache_dir, digest, held, meant, opened, seal, sha256, tree_digest, writing
+from l2m.text import vocabularies
 
 DTYPES = ("float32", "bfloat16", "float16")
 EMBEDDED = "smollm2-135m"
@@ -27,9 +28,14 @@ EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110d
 
 
 def load_tokenizer(name: str = EMBEDDED):
-    """Tokenizer of a model, by what `load_model` takes; errors as there."""
+    """Tokenizer of a model, by what `load_model` takes, or byte pairs of a corpus.
+
+    Those are named as in `l2m.text.vocabularies`. Errors as in `load_model`, and of `byte_pairs`.
+    """
     from transformers import AutoTokenizer
 
+    if name.startswith(vocabularies.PREFIX):
+        name = str(vocabularies.byte_pairs(name))
     return _load(AutoTokenizer.from_pretrained, name)
 
 
@@ -86,6 +92,8 @@ def fingerprint(name: str = EMBEDDED) -> str:
     """sha256 of all that a model or tokenizer reads; of a Hub id not on this disk, its name."""
     if name == EMBEDDED:  # known without the file: results are looked up where it is not installed
         return EMBEDDED_SHA256
+    if name.startswith(vocabularies.PREFIX):
+        return vocabularies.fingerprint(name)
     if Path(name).is_file():
         return sha256(name)
     files = [file for file in Path(name).rglob("*") if file.is_file()]

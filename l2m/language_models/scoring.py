@@ -241,7 +241,7 @@ def _scores(values, splits, warm, partners, ratio, groups) -> Scores:
 
 def _checked(windows, groups, splits, ratio, partners, n_partners, seed, model=None):
     """Windows, groups, splits and partners as arrays and lists, those not given by default."""
-    if hasattr(windows, "groups"):  # of `l2m.text.windows.Windows`, which know their books
+    if hasattr(windows, "groups"):  # of `l2m.text.sequences.Windows`, which know their books
         groups = windows.groups if groups is None else groups
         windows = windows.tokens
     windows = np.asarray(windows)

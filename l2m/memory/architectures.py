@@ -104,6 +104,9 @@ def decoder_config(source):
 
 @cache
 def architectures() -> tuple[dict, ...]:
-    """Return ``name, id, source`` of public models, and what is needed of their ``config``."""
+    """Return ``name, id, source`` of public models, and what is needed of their ``config``.
+
+    `read_in`, where a source was not read itself, names what quotes it.
+    """
     path = Path(__file__).with_name("architectures.json")
     return tuple(json.loads(path.read_text(encoding="utf-8")))

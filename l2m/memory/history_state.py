@@ -31,12 +31,18 @@ class HistoryState:
     memories: tuple[Memory, ...]
 
     def dim(self, length):
-        """Return dim(z) after `length` tokens: an int, or an array for an array of lengths."""
+        """Return dim(z) after `length` tokens: an int, or an array for an array of lengths.
+
+        ValueError for a length that is no whole number, or an array whose numbers need 63 bits.
+        """
         L = np.asarray(length)
         if L.dtype.kind not in "iu" or (L < 0).any():
             raise ValueError(f"A length is a whole number of tokens, at least 0, not {length!r}.")
-        dim = sum((m.dim(L.astype(np.int64)) for m in self.memories), np.zeros_like(L, np.int64))
-        return dim if dim.ndim else int(dim)
+        if L.ndim == 0:
+            return sum(m.dim(int(L)) for m in self.memories)
+        if L.size and self.dim(int(L.max())) >= 2**62:
+            raise ValueError(f"At {L.max():,} tokens the scalars overflow an array: ask for one.")
+        return sum((m.dim(L.astype(np.int64)) for m in self.memories), np.zeros_like(L, np.int64))
 
 
 def history_state(config_or_model) -> HistoryState:

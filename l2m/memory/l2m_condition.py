@@ -6,11 +6,13 @@ state that grows like the data's I_BP ~ L^β, `satisfies_l2m`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import log, log2
+from math import inf, log, log2
 
 import numpy as np
 
 from l2m.memory.history_state import history_state
+
+LONGEST = 10**18  # tokens: `reach` looks no further
 
 
 @dataclass(frozen=True)
@@ -123,3 +125,53 @@ def required_dim(length, fit: Callable, *, bound: Bound | None = None, vocab_siz
     default the log M that the last token carries is left out.
     """
     return (bound or Bound.discrete()).dim(fit(np.asarray(length)), vocab_size)
+
+
+def reach(config_or_model, law, *, bound: Bound | None = None, vocab_size: int = 1):
+    """Return the first length L ≥ 2 whose I_BP the state after ⌊L/2⌋ tokens cannot carry.
+
+    An int, or inf if there is none up to `LONGEST`. Exact, without a grid: after n tokens a state
+    grows at least by its scalars per token, so what it can spare beyond A·(2m+1)^β at a later m is
+    bounded from below by a convex function, whose first zero is the next place to look at.
+    `law` is a `PowerLaw` with 0 ≤ β ≤ 1; others as in `required_dim`. ValueError for slots that
+    merge (power attention): such a state can fall, and reach a length that it did not reach before.
+    """
+    memories, bound = history_state(config_or_model).memories, bound or Bound.discrete()
+    if any(memory.slots == "power" for memory in memories):
+        raise ValueError("A state whose slots merge can fall: compare it with `required_dim`.")
+    if not 0 <= law.exponent <= 1:
+        raise ValueError(f"The exponent of the law is between 0 and 1, not {law.exponent!r}.")
+    slope = sum(m.layers * m.width for m in memories if m.slots == "tokens")
+
+    def need(L):
+        return (law.amplitude * float(L) ** law.exponent + law.offset - log(vocab_size)) / bound.C
+
+    last, n = _lowest(law, slope * bound.C), 1
+    while True:
+        kept = sum(memory.dim(n) for memory in memories)
+        if kept < need(2 * n + 1):
+            return 2 * n if kept < need(2 * n) else 2 * n + 1
+
+        def spare(m, kept=kept, n=n):
+            return kept + slope * (m - n) - need(2 * m + 1)
+
+        fails = max(last, n)
+        fails = min(fails, fails + 1, key=spare)
+        if spare(fails) >= 0:
+            return inf
+        fits = n
+        while fails - fits > 1:
+            middle = (fits + fails) // 2
+            fits, fails = (fits, middle) if spare(middle) < 0 else (middle, fails)
+        n = fails
+
+
+def _lowest(law, slope) -> int:
+    """The whole m before the minimum of slope·m - A·(2m+1)^β, at most that of `LONGEST`."""
+    A, beta, most = law.amplitude, law.exponent, LONGEST // 2
+    if slope == 0 or (beta == 1 and slope < 2 * A):
+        return most if beta > 0 else 0
+    if beta == 1:
+        return 0
+    log_L = log(2 * A * beta / slope) / (1 - beta) if beta > 0 else -inf
+    return int(max(0.0, np.exp(log_L) - 1) / 2) if log_L < log(LONGEST) else most

@@ -42,7 +42,8 @@ class Memory:
 
     def dim(self, length):
         """Return the scalars kept after `length` tokens, an integer or an array of them."""
-        return self.layers * self.width * SLOTS[self.slots](length, self.size)
+        slots, each = SLOTS[self.slots](length, self.size), self.layers * self.width
+        return each * (np.asarray(slots, np.int64) if np.ndim(slots) else int(slots))
 
 
 def read(config, *names):

@@ -149,11 +149,9 @@ class ContentMerge(nn.Module):
         self.query = nn.Parameter(torch.zeros(heads, level.slots, head_dim))
         self.gamma = nn.Parameter(torch.full((heads, 1, 1), GAMMA))
 
+    @torch.compiler.disable  # its gradient, compiled by torch 2.11, is wrong where s is large
     def forward(self, x):
-        """As in `FixedMerge`.
-
-        An operator of torch, not products and a softmax: of these torch 2.11 compiled wrong ones.
-        """
+        """As in `FixedMerge`."""
         near = self.gamma * nearness(self.level, x.device)  # (heads, slots, children)
         blocks = x.unflatten(-1, (-1, self.level.children)).permute(1, 3, 0, 4, 2).flatten(0, 1)
         query = self.query.to(x.dtype).expand(len(blocks), -1, -1, -1)

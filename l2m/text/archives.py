@@ -26,17 +26,19 @@ class Archive(NamedTuple):
     """A table that can be had ready made (`table_sha256`) or rebuilt from a code host (`texts`).
 
     ELTeC's archives move, and no commit of theirs is pinned: what is rebuilt from them goes by the
-    name of the corpus only if its texts are the same.
+    name of the corpus only if its texts are the same. `english-books` were gathered from many
+    places: without a repository, there is the table alone.
     """
 
-    repository: str
-    commit: str
+    repository: str | None
+    commit: str | None
     table_sha256: str
     texts: str
 
 
 _pins = json.loads(Path(__file__).with_name("archives.json").read_text(encoding="utf-8"))
 ARCHIVES = {name: Archive(**pins) for name, pins in _pins["archives"].items()}
+PEN_NAMES: dict[str, str] = _pins["pen_names"]  # and who wrote: a syndicate goes by its founder
 HUB: dict[str, dict] = _pins["hub"]  # arguments of `datasets.load_dataset`
 KJV_TEXTS, KJV_FILE = _pins["kjv"], _pins["kjv_file"]
 _OFFLINE = (
@@ -91,6 +93,20 @@ def known() -> dict[str, str]:
     return {"kjv": KJV_TEXTS, **{name: ARCHIVES[name].texts for name in ARCHIVES}, **hub}
 
 
+def book_list(table: pd.DataFrame) -> pd.DataFrame:
+    """The books of a table without their text: `title, author, gutenberg, url, characters, sha256`.
+
+    The number that Project Gutenberg gave a book is known where the name of the file has it, as in
+    `pg271.txt`; elsewhere it is missing.
+    """
+    number = table["url"].str.extract(r"/(?:pg)?(\d+)(?:_[^/]*)?\.txt$")[0]
+    about = table[["short_book_title", "author", "url"]]
+    about = about.rename(columns={"short_book_title": "title"})
+    about.insert(2, "gutenberg", number.astype("Int64"))
+    digests = [hashlib.sha256(text.encode()).hexdigest() for text in table["text"]]
+    return about.assign(characters=table["text"].str.len(), sha256=digests)
+
+
 def archive_table(name: str) -> pd.DataFrame:
     """The table of an archive: from the folder of `L2M_CORPORA`, else rebuilt."""
     archive = ARCHIVES[name]
@@ -98,15 +114,22 @@ def archive_table(name: str) -> pd.DataFrame:
     folder = os.environ.get("L2M_CORPORA")
     file = Path(folder or cache_dir() / "corpora").expanduser()
     file /= f"{name.replace('-', '_')}.parquet"
+    cure = f"or unset the variable to rebuild it from {home}."
+    if not archive.repository:
+        cure = "or name 'pg19' instead, the public corpus of the same kind."
+        if not folder:
+            where = f"{file.name} in the folder that the environment variable L2M_CORPORA names"
+            raise FileNotFoundError(
+                f"{name!r} is read from {where}, which is not set: set it, {cure}"
+            )
     if folder:
-        cure = f"or unset the variable to rebuild it from {home}."
         if not file.exists():
             problem = f"has no {file.name}: name the folder that has it"
             raise FileNotFoundError(f"L2M_CORPORA={folder} {problem}, {cure}")
         if sha256(file) != archive.table_sha256:
             problem = f"is not the pinned table of {name!r} (its sha256 differs): copy it anew"
             raise ValueError(f"{file}, which L2M_CORPORA names, {problem}, {cure}")
-        return pd.read_parquet(file)[COLUMNS]
+        return pd.read_parquet(file)[COLUMNS].replace({"author": PEN_NAMES})
     kept = sorted(filter(intact, file.parent.glob(f"{file.stem}-*{file.suffix}")))
     if not kept:
         try:

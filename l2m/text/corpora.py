@@ -4,8 +4,9 @@ A corpus is a table with the columns `short_book_title, author, publication_date
 text`, one row per document, paragraphs separated by a blank line. By name, `kjv` is embedded: the
 King James Bible, 66 books, one paragraph per chapter; `english-novels-100`, `eltec-eng`,
 `eltec-deu`, `eltec-fra` are read from the folder named by the environment variable `L2M_CORPORA`,
-else rebuilt from their archives; `pg19` and `wikipedia` are streamed from the Hugging Face Hub at a
-pinned revision. Anything else is a `.txt` or `.parquet` file, or a folder of them.
+else rebuilt from their archives; `english-books` are read from that folder alone; `pg19` and
+`wikipedia` are streamed from the Hugging Face Hub at a pinned revision. Anything else is a `.txt`
+or `.parquet` file, or a folder of them.
 """
 
 import itertools
@@ -24,8 +25,8 @@ from tqdm import tqdm
 from l2m.files import digest, meant, tree_digest
 from l2m.text import archives, cleaning
 from l2m.text.archives import ARCHIVES, COLUMNS, HUB, complete
+from l2m.text.sequences import Windows, draw_windows
 from l2m.text.token_files import TokenFile, tokenised
-from l2m.text.windows import Windows, draw_windows
 
 # A table that unpacks to more bytes, and so many times those of its file, holds no text.
 UNPACKED, RATIO = 1 << 28, 100
@@ -140,7 +141,7 @@ def token_file(names, tokenizer, limit: int | None = None) -> TokenFile:
     that is slow, or has no token that could begin a sequence; DamagedFile if the file is damaged.
     """
     _require_fast(tokenizer)
-    about = [[str(name), _identity(name), limit] for name in names]
+    about = [[str(name), identity(name), limit] for name in names]
     file = tokenised(_documents(names, limit), tokenizer, about)
     if file.bos_token_id is None:
         raise ValueError("the tokenizer names no token that could begin a sequence")
@@ -185,7 +186,7 @@ def _books(name, table) -> Iterator[tuple[dict, str]]:
         yield about, book.text
 
 
-def _identity(name) -> str:
+def identity(name) -> str:
     """What identifies a corpus, titles included, without keeping it in memory."""
     return tree_digest(name, text_files(name)) if Path(name).exists() else fingerprint(name)
 

@@ -24,9 +24,11 @@ def overlaps(file: TokenFile, training, held_out) -> pd.DataFrame:
     shingles, first = np.unique(np.concatenate(own), return_index=True)
     owner = np.repeat(np.arange(len(own)), list(map(len, own)))[first]
     rows = []
-    for book in training:
-        found = np.isin(shingles, _shingles(file, book, weight), assume_unique=True)
-        common = np.bincount(owner[found], minlength=len(own))
+    for book in training if len(shingles) else ():
+        theirs = _shingles(file, book, weight)
+        places = np.searchsorted(shingles, theirs, "right") - 1
+        found = owner[places[shingles[places] == theirs]]
+        common = np.bincount(found, minlength=len(own))
         for i in np.flatnonzero(common):
             rows.append([*file.books["title"][[held_out[i], book]], common[i] / len(own[i])])
     table = pd.DataFrame(rows, columns=["held_out", "training", "share"])

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from l2m.files import cache_dir, digest, held, opened, seal, tree_digest, write_atomic, writing
 
 SCHEMA = "tokens 2"
+NOBODY = ("", "Anonymous", "Various")  # authors who may be any of the others
 
 
 class TokenFile:
@@ -63,22 +64,39 @@ class TokenFile:
         first, last = np.searchsorted(self.paragraphs, self.books.loc[book, ["start", "end"]])
         return np.asarray(self.paragraphs[first:last])
 
-    def held_out(self, n: int, seed: int = 0, exclude=()) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of the books to train on and of the `n` ones that are kept from it.
+    def held_out(
+        self, n: int, seed: int = 0, exclude=(), by_author: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the books to train on, and of those that are kept from it: see `split`."""
+        return split(self.books, n, seed, exclude, by_author)
 
-        A book's place in the draw depends on the seed, its author and title alone, so a larger
-        corpus keeps most of the choice. Books with a title in `exclude` are used for neither.
-        """
-        titles = self.books["title"]
-        if unknown := set(exclude) - set(titles):
-            raise ValueError(f"no book to exclude is called {', '.join(sorted(unknown))}")
-        names = f"{seed}|" + self.books["author"] + "|" + titles
-        keys = [hashlib.sha256(name.encode()).hexdigest() for name in names]
-        order = [i for i in np.argsort(keys, kind="stable") if titles[i] not in exclude]
-        if not 0 < n < len(order):
-            cure = "at least one must be, and one must be left to train on"
-            raise ValueError(f"{n} books cannot be held out of {len(order)}: {cure}")
-        return np.sort(order[n:]), np.sort(order[:n])
+
+def split(
+    books: pd.DataFrame, n: int, seed: int = 0, exclude=(), by_author: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the books (`title, author`) to train on and of the `n` ones that are held out.
+
+    A book's place in the draw depends on the seed, its author and title alone, so a larger corpus
+    keeps most of the choice. Books with a title in `exclude` are used for neither. `by_author`,
+    authors are drawn, until theirs are `n` books or more: none has books on both sides, and books
+    of `NOBODY` are on neither. ValueError if nothing is left to train on.
+    """
+    titles, authors = books["title"], books["author"]
+    if unknown := set(exclude) - set(titles):
+        raise ValueError(f"no book to exclude is called {', '.join(sorted(unknown))}")
+    names = f"{seed}|" + authors + ("" if by_author else "|" + titles)
+    keys = [hashlib.sha256(name.encode()).hexdigest() for name in names]
+    order = [i for i in np.argsort(keys, kind="stable") if titles[i] not in exclude]
+    if by_author:
+        order = [i for i in order if authors[i] not in NOBODY]
+    end = n
+    while by_author and 0 < end < len(order) and keys[order[end]] == keys[order[end - 1]]:
+        end += 1
+    if not 0 < end < len(order):
+        of_authors = " with all of their authors" if by_author else ""
+        cure = "at least one must be, and one must be left to train on"
+        raise ValueError(f"{n} books cannot be held out of {len(order)}{of_authors}: {cure}")
+    return np.sort(order[end:]), np.sort(order[:end])
 
 
 def tokenised(documents: Iterable, tokenizer, about) -> TokenFile:

@@ -17,7 +17,18 @@ from l2m.files import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.chapters, pytest.mark.slow]
 
-RAW = ["{glue", "{eval}", ":::", "{prf:", "{math}", "{figure}", "{numref}", "\\begin{", "\\mathrm"]
+RAW = [
+    "{glue",
+    "{eval}",
+    ":::",
+    "{prf:",
+    "{math}",
+    "{figure}",
+    "{numref}",
+    "\\begin{",
+    "\\mathrm",
+    "<div",
+]
 SETTINGS = {  # all cells are on the screen, not those in view alone
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},

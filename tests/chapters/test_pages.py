@@ -8,6 +8,10 @@ import yaml
 
 from l2m.chapters.contents import chapters
 from l2m.files import ROOT
+from l2m.information.scaling import PowerLaw
+from l2m.memory.architectures import architectures
+from l2m.memory.history_state import history_state_dim
+from l2m.memory.l2m_condition import Bound, reach
 
 pytestmark = [pytest.mark.browser, pytest.mark.chapters]
 
@@ -155,15 +159,106 @@ def test_search_finds_the_history_state_and_lands_on_it(visit):
 
 
 def test_the_calculator_computes(visit):
-    from l2m.memory.architectures import architectures
-    from l2m.memory.history_state import history_state_dim
-
     page = visit("book/calculator.html").page
     fact = next(fact for fact in architectures() if "Mamba" in fact["name"])
     page.select_option("#lc-model", label=fact["name"])
     page.fill("#lc-length", "4096")
-    kept = float(f"{history_state_dim(fact['config'], 2048):.3g}")  # the page shows three digits
-    assert f"{kept:,.0f} scalars" in page.locator("#lc-output").inner_text()
+    kept = f"{history_state_dim(fact['config'], 2048):,} scalars kept"
+    assert kept in page.locator("#lc-answer").inner_text()
+    law = PowerLaw(2.27, 0.76, 0.0, (), (), ())
+    end = reach(fact["config"], law, bound=Bound(0.06), vocab_size=50_000)
+    assert f"{end:,} tokens" in page.locator("#lc-details").inner_text()
+
+
+REFUSED = {
+    "12.5": "whole number",
+    "abc": "no number",
+    "": "missing",
+    "1": "At least 2",
+    "1e12": "At",
+}
+
+
+def test_the_calculator_says_why_it_refuses_beside_the_field(visit):
+    page = visit("book/calculator.html").page
+    for text, why in REFUSED.items():
+        page.fill("#lc-length", text)
+        assert why in page.locator("#lc-length ~ .reason").inner_text()
+        assert page.locator("#lc-length").get_attribute("aria-invalid") == "true"
+        assert "No answer" in page.locator("#lc-answer").inner_text()
+        assert not page.locator("#lc-figure").is_visible()
+    page.locator("#lc-answer a").click()
+    assert page.evaluate("document.activeElement.id") == "lc-length"
+    page.fill("#lc-length", "1,000")
+    assert "1,000 tokens" in page.locator("#lc-answer").inner_text()
+
+
+def test_the_calculators_address_holds_its_settings(visit):
+    page = visit("book/calculator.html").page
+    page.select_option("#lc-model", label="Llama-3.1-8B")
+    page.fill("#lc-length", "777")
+    page.press("#lc-length", "Enter")
+    page.select_option("#lc-bits", "4")
+    said, address = page.locator("#lc-answer").inner_text(), page.url
+    assert "Llama-3.1-8B" in said and address.endswith("#model=Llama-3.1-8B&bits=4&length=777")
+    page.go_back()
+    assert page.input_value("#lc-bits") == "16" and page.input_value("#lc-length") == "777"
+    page.go_back()
+    assert page.input_value("#lc-length") == "1000000"
+    page.goto(address)
+    page.reload()
+    assert page.locator("#lc-answer").inner_text() == said
+    page.goto(address.replace("Llama", "Lama"))
+    assert "no model “Lama-3.1-8B”" in page.locator("#lc-model ~ .reason").inner_text()
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_the_calculators_answer_stays_in_sight(visit, width):
+    page = visit("book/calculator.html", width).page
+    page.locator("#lc-nats").focus()
+    page.evaluate("document.querySelector('#lc-nats').scrollIntoView({ block: 'center' })")
+    header = page.locator(".bd-header-article").bounding_box()
+    answer = page.locator("#lc-answer").bounding_box()
+    assert header["y"] + header["height"] - 2 <= answer["y"] < 100
+
+
+MOVE = {  # where a figure to move is, and a field to turn
+    "santa_fe": ("01_theory", 0),
+    "law": ("03_bipartite_mi", 2),
+    "condition": ("05_l2m_condition", 0),
+    "just_enough": ("08_just_enough", 1),
+}
+
+
+@pytest.mark.parametrize("name", MOVE)
+def test_a_figure_moves_by_key_on_a_phone(visit, name):
+    chapter, field = MOVE[name]
+    page = visit(f"book/{chapter}.html", 390).page
+    figure = page.locator(f"[data-widget={name}]")
+    figure.locator("svg").first.wait_for()
+    before = figure.locator(".said").inner_text(), figure.locator(".picture").inner_html()
+    figure.locator("input[type=range]").nth(field).focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")
+    page.wait_for_function(
+        "([figure, was]) => figure.querySelector('.said').innerText !== was",
+        arg=[figure.element_handle(), before[0]],
+    )
+    assert figure.locator(".picture").inner_html() != before[1]
+    label = figure.locator("input[type=range]").nth(field)
+    assert label.get_attribute("aria-label") and label.get_attribute("aria-valuetext")
+
+
+def test_without_scripts_the_figures_stand_still(browser, site):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    for name, (chapter, _) in MOVE.items():
+        page.goto(f"{site}/book/{chapter}.html")
+        assert page.locator(f"[data-widget={name}]").inner_text() == ""
+        assert page.locator("figure img").first.is_visible()
+    page.goto(f"{site}/book/calculator.html")
+    assert "needs JavaScript" in page.locator("article").inner_text()
+    context.close()
 
 
 def test_the_code_can_be_hidden_and_stays_so(visit):

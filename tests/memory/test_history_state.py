@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from l2m.information.scaling import PowerLaw
 from l2m.memory.architectures import FAMILIES, OUTSIDE, architectures
 from l2m.memory.history_state import HistoryState, history_state, history_state_dim
-from l2m.memory.l2m_condition import Bound, growth, required_dim, satisfies_l2m
+from l2m.memory.l2m_condition import Bound, growth, reach, required_dim, satisfies_l2m
 from l2m.memory.layer_memories import Memory
 
 LENGTH = 23  # longer than every window, and one short of a whole number of blocks
@@ -354,6 +355,48 @@ def test_required_dim_solves_the_theorem(nats, bits, vocabulary):
     assert required_dim(10, lambda L: 0.0 * L) == 0
 
 
+def test_counts_are_exact_or_refused():
+    mamba = FACTS["Log-linear Mamba-2 2.7B"]["config"]
+    levels = history_state_dim(mamba, 2**59) - history_state_dim(mamba, 0)
+    assert levels == history_state_dim(mamba, [2**59])[0] - history_state_dim(mamba, [0])[0]
+    assert levels == 64 * (60 * 655_360 + 3 * 5376)  # more than 32 bits
+    llama = FACTS["Llama-3.1-405B"]["config"]
+    assert history_state_dim(llama, 10**18) == 258_048 * 10**18
+    with pytest.raises(ValueError, match="ask for one"):
+        history_state_dim(llama, [1, 10**18])
+
+
+KINDS = ["tokens", "window", "state", "levels", "blocks"]
+
+
+def power_law(amplitude, exponent):
+    return PowerLaw(amplitude, exponent, 0.0, (), (), ())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_reach_is_the_first_length_that_is_too_long(seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(50):
+        kinds = rng.choice(KINDS, rng.integers(1, 4))
+        sizes = [int(rng.integers(1, 9)) if k in ("window", "blocks") else 0 for k in kinds]
+        width = rng.integers(1, 30, len(kinds)).tolist()
+        state = HistoryState(tuple(map(Memory, kinds, width, kinds, sizes)))
+        law = power_law(rng.choice([0.5, 2, 20]), rng.choice([0, 0.1, 0.76, 1]))
+        bound, vocabulary = Bound(rng.choice([0.06, 1, 3])), rng.choice([1, 1000])
+        L = np.arange(2, 3000)
+        needed = required_dim(L, law, bound=bound, vocab_size=vocabulary)
+        short = state.dim(L // 2) < needed
+        found = reach(state, law, bound=bound, vocab_size=vocabulary)
+        assert found == L[short.argmax()] if short.any() else found > L[-1]
+
+
+def test_reach_refuses_what_it_cannot_solve():
+    with pytest.raises(ValueError, match="required_dim"):
+        reach(power(0.5), power_law(2.27, 0.76))
+    with pytest.raises(ValueError, match="exponent"):
+        reach(FACTS["GPT-2"]["config"], power_law(2.27, 1.1))
+
+
 def test_errors_name_the_cure():
     with pytest.raises(TypeError, match=re.escape("config.json as a dict")):
         history_state_dim({"hidden_size": 4}, 5)
@@ -397,6 +440,14 @@ def test_facts_are_whole(name):
         ("Gemma-3-27B", 10 * 16 * (128 + 128)),  # its 52 other layers look back 1024 tokens
         ("Jamba-v0.1", 4 * 8 * (128 + 128)),
         ("Qwen3-Next-80B", 12 * 2 * (256 + 256)),
+        ("MiniMax-M2.5", 62 * 8 * (128 + 128)),
+        ("GLM-5", 78 * (512 + 64 + 128)),  # with the keys of its indexer
+        ("DeepSeek-V4-Flash", 21 * (512 + 128) / 4 + 20 * 512 / 128),
+        ("DeepSeek-V4-Pro", 30 * (512 + 128) / 4 + 31 * 512 / 128),
+        ("Gemma-4-31B", 10 * 4 * (512 + 512)),
+        ("Qwen3.5-397B", 15 * 2 * (256 + 256)),
+        ("Qwen3.6-27B", 16 * 4 * (256 + 256)),
+        ("Kimi-K3", 24 * (512 + 64)),
     ],
 )
 def test_facts_by_hand(name, per_token):

@@ -1,7 +1,9 @@
 """Corpora: what is read, rebuilt, streamed, tokenised and cut into windows, and what is refused."""
 
+import hashlib
 import io
 import json
+import os
 import shutil
 import types
 import zipfile
@@ -11,8 +13,11 @@ import pandas as pd
 import pytest
 
 from l2m import files
+from l2m.experiments.books import book_list
 from l2m.text import archives, cleaning, corpora, token_files
 from l2m.text.corpora import fingerprint, load_corpus
+
+GIVEN = os.environ.get("L2M_CORPORA")  # where the tables are, if they are
 
 
 class Words:
@@ -213,6 +218,46 @@ def test_archived_table(tmp_path, monkeypatch):
     monkeypatch.setitem(archives.ARCHIVES, "english-novels-100", pinned)
     assert load_corpus("english-novels-100").texts == ["text"]
     assert fingerprint("english-novels-100", limit=3) == "t[:3]"
+
+
+def test_a_table_without_an_archive(tmp_path, monkeypatch):
+    absent = (
+        r"'english-books' is read from english_books.parquet in the folder .*L2M_CORPORA.*'pg19'"
+    )
+    with pytest.raises(FileNotFoundError, match=absent):
+        load_corpus("english-books")
+    monkeypatch.setenv("L2M_CORPORA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="has no english_books.parquet.*'pg19'"):
+        load_corpus("english-books")
+    authors = ["Bonner, Richard", "Goldfrap, John Henry (1879-1917)", "Poe"]
+    urls = ["h/pg271.txt", "h/4051_lady_bridget.txt", "h/Poe___The%20Raven%201.txt"]
+    table = pd.DataFrame({"short_book_title": ["a", "b", "c"], "author": authors, "url": urls})
+    table = archives.complete(table.assign(text=["one", "zwölf", "three\n\nfour"]))
+    table.to_parquet(tmp_path / "english_books.parquet")
+    with pytest.raises(ValueError, match="its sha256 differs.*'pg19'"):
+        load_corpus("english-books")
+    digest = archives.sha256(tmp_path / "english_books.parquet")
+    monkeypatch.setitem(
+        archives.ARCHIVES, "english-books", archives.Archive(None, None, digest, "t")
+    )
+    corpus = load_corpus("english-books")
+    assert corpus.table["author"].tolist() == [authors[1], authors[1], "Poe"]
+    listed = archives.book_list(corpus.table)
+    assert listed["gutenberg"].fillna(0).tolist() == [271, 4051, 0]
+    assert listed["characters"].tolist() == [3, 5, 11]
+    assert listed["sha256"][1] == hashlib.sha256("zwölf".encode()).hexdigest()
+    assert "text" not in listed
+
+
+def test_the_list_of_english_books_is_that_of_their_table(monkeypatch):
+    listed = book_list("english-books")  # recorded: it needs no table
+    assert len(listed) == listed["sha256"].nunique() == 991 and "text" not in listed
+    assert listed["characters"].sum() == 424_608_285 and listed["author"].nunique() == 397
+    if folder := GIVEN:
+        monkeypatch.setenv("L2M_CORPORA", folder)
+        corpus = load_corpus("english-books")
+        assert archives.fingerprint_texts(corpus.texts) == corpus.fingerprint
+        pd.testing.assert_frame_equal(archives.book_list(corpus.table), listed)
 
 
 TEI_BOOK = """<TEI xmlns="http://www.tei-c.org/ns/1.0"><teiHeader><fileDesc>
