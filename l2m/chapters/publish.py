@@ -13,6 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from l2m.chapters.contents import CLAIMS, ChapterError, book_dir, claims_file
@@ -111,7 +112,8 @@ def publish(executed, source, info: dict, path: Path) -> Path:
     """Clean an executed notebook in place, stamp it with `info`, write it whole or not at all.
 
     It gets the metadata of `source`, the chapter, instead of papermill's. For a `path` in ``book/``
-    its claims are written, too. ChapterError when it is larger than a code host shows well.
+    its claims are written, too. What is there already, and differs in nothing but `info`'s `ran`,
+    stays. ChapterError when it is larger than a code host shows well.
     """
     import nbformat
 
@@ -135,7 +137,16 @@ def publish(executed, source, info: dict, path: Path) -> Path:
         raise ChapterError(f"its outputs make {size:,} bytes; a chapter has {MAX_BYTES:,} at most.")
     if path.parent == book_dir() and (claims := claims_of(executed)):
         write_atomic(claims_file(path.stem), claims)
+    with suppress(OSError, ValueError, KeyError):
+        if _without_ran(path.read_text(encoding="utf-8")) == _without_ran(text):
+            return path
     return write_atomic(path, text)
+
+
+def _without_ran(text: str) -> dict:
+    notebook = json.loads(text)
+    del notebook["metadata"]["l2m"]["ran"]
+    return notebook
 
 
 def build_pages() -> Path:

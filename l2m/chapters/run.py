@@ -2,10 +2,11 @@
 
 A chapter runs into the cache folder, where its time is noted, too. The numbers in its text are
 computed where they stand, and those above its first code when all has run. Only then is it cleaned
-of what belongs to the machine, and moved into place: a failure, Ctrl-C or a kill leaves ``book/``
-alone.
+of what belongs to the machine, stamped with when it ran, and moved into place: a failure, Ctrl-C or
+a kill leaves ``book/`` alone.
 """
 
+import ast
 import functools
 import json
 import logging
@@ -38,6 +39,7 @@ _ENVIRONMENT = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     "PYTHONHASHSEED": "0",
 }
+_HERE = "__import__('l2m.results').results.here()"  # asked of a kernel that has run its chapter
 _clients = []  # of all chapters that run or ran in this process
 
 
@@ -151,6 +153,8 @@ def run_chapter(job: Job, environment: dict) -> float:
         raise RunError("the kernel died, most likely for lack of memory.") from None
     seconds = time.perf_counter() - start
     info["results"] = stamp(job.chapter, source, job.given)["results"]  # recorded by this very run
+    info["ran"] = {"date": time.strftime("%Y-%m-%d", time.gmtime()), "seconds": round(seconds)}
+    info["ran"] |= executed.metadata["l2m"]
     publish(executed, source, info, job.output)
     for file in (kept, log):
         file.unlink(missing_ok=True)
@@ -175,6 +179,7 @@ def _engine() -> str:
             if cell_index == len(cells) - 1:
                 for index in range(first):  # what stands above all code is about the results
                     self.compute(index)
+                self.nb.metadata["l2m"] = ast.literal_eval(_asked(self, _HERE))
             return cells[cell_index]
 
         def compute(self, cell_index):
@@ -203,15 +208,19 @@ def _engine() -> str:
 
 def _value(client, expression: str) -> str:
     """Return the value of an expression in prose, as text; ValueError when it has none."""
+    try:
+        return as_text(_asked(client, expression))
+    except ValueError as error:
+        raise ValueError(f"{{eval}}`{expression}` in its text: {error}") from None
+
+
+def _asked(client, expression: str) -> str:
+    """Return the value of an expression, as the kernel shows it; ValueError when it has none."""
     message = client.kc.execute("", store_history=False, user_expressions={"value": expression})
     reply = client.wait_for_reply(message)["content"]["user_expressions"]["value"]
-    try:
-        if reply["status"] == "ok":
-            return as_text(reply["data"]["text/plain"])
-        why = f"{reply['ename']}: {reply['evalue']}"
-    except ValueError as error:
-        why = str(error)
-    raise ValueError(f"{{eval}}`{expression}` in its text: {why}")
+    if reply["status"] != "ok":
+        raise ValueError(f"{reply['ename']}: {reply['evalue']}")
+    return reply["data"]["text/plain"]
 
 
 def _explain(error) -> str:

@@ -67,6 +67,32 @@ def test_the_first_page_has_what_came_out_of_chapters(root):
     assert contents.came_out() == {"The law": f"It bends, by 0.1. {where}", "Not": f"No. {where}"}
 
 
+def test_an_appendix_has_a_letter_in_place_of_a_number(root):
+    (root / "notebooks" / "a_speed.ipynb").touch()
+    assert contents.chapters() == ["01_a", "02_b", "a_speed"]
+    for text in ("a", "a_speed", "book/a_speed.ipynb"):
+        assert contents.find_chapter(text) == "a_speed"
+    assert [contents.called(name) for name in ("10_c", "a_speed")] == ["chapter 10", "appendix A"]
+    for text in ("b", "3", "0", "", "²", "01_b"):
+        with pytest.raises(ChapterError, match="The chapters: 01_a, 02_b, a_speed"):
+            contents.find_chapter(text)
+    file = contents.claims_file("a_speed")
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps([CLAIM]))
+    assert "| in part, [appendix A](a_speed.ipynb) |\n" in contents.claims_page()
+
+
+def test_the_status_says_when_chapters_ran_and_on_what(root):
+    versions = {"l2m": "0.1.0", "numpy": "2.4"}
+    ran = {"date": "2026-01-02", "seconds": 34, "device": "CPU", "versions": versions}
+    for name, about in {"01_a": {"version": "0.1.0"}, "a_b": {"ran": ran}}.items():
+        notebook = new_notebook(cells=[], metadata=METADATA | {"l2m": about})
+        nbformat.write(notebook, root / "book" / f"{name}.ipynb")
+    page = contents.status_page()
+    assert "| [chapter 1](01_a.ipynb) | – | – | – | 0.1.0 | – | – | – | – |\n" in page
+    assert "| [appendix A](a_b.ipynb) | 2026-01-02 | 34 | CPU | 0.1.0 | – | 2.4 | – | – |\n" in page
+
+
 def test_references_have_headings_to_link_to(root):
     (root / "book" / "references.bib").write_text(BOOKS, encoding="utf-8")
     page = contents.references_page()

@@ -144,7 +144,7 @@ def test_a_page_is_whole_and_quiet(visit, site, name, width, scheme):
 @pytest.mark.parametrize("name", chapters())
 def test_code_does_not_scroll_on_a_desk(visit, name):
     page = visit(f"book/{name}.html").page
-    assert page.locator(".cell_input pre").count() > 20
+    assert page.locator(".cell_input pre").count() > 10
     assert page.evaluate(WIDE) == []
 
 

@@ -62,6 +62,23 @@ def test_machine_and_moment_are_dropped(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["01_a.ipynb"]
 
 
+def test_what_has_not_changed_keeps_the_time_when_it_ran(tmp_path):
+    path = tmp_path / "01_a.ipynb"
+
+    def ran(day, *outputs, **about):
+        executed, source = notebooks(*outputs)
+        for new, cell in zip("abc", executed.cells, strict=True):
+            cell.id = new
+        publish(executed, source, about | {"ran": {"date": day}}, path)
+        return nbformat.read(path, as_version=4).metadata["l2m"]["ran"]["date"]
+
+    assert ran("Monday") == ran("Tuesday") == "Monday"
+    assert ran("Wednesday", version="2") == "Wednesday"
+    assert ran("Thursday", new_output("stream", text="1"), version="2") == "Thursday"
+    path.write_text("no notebook")
+    assert ran("Friday") == "Friday"
+
+
 PLACES = {
     "text": lambda text: new_output("stream", name="stderr", text=f"see {text}"),
     "coloured": lambda text: new_output("stream", name="stdout", text=f"\x1b[0;32m{text}\x1b[0m"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -41,6 +42,9 @@ def test_a_chapter_is_published_clean_and_then_checked(project):
     text = (project.root / "book/01_a.ipynb").read_text()
     assert str(project.root) not in text and "papermill" not in text and "0x7f" not in text
     assert notebook.metadata["l2m"]["parameters"] == {"profile": "book", "windows": 8}
+    ran = notebook.metadata["l2m"]["ran"]
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d", ran["date"]) and ran["seconds"] > 0
+    assert ran["device"] and ran["versions"]["python"] == platform.python_version()
     assert notebook.metadata["kernelspec"] == METADATA["kernelspec"]
     assert project.files(".cache") == [f".cache/runs/01_a.{end}" for end in ("ipynb.lock", "json")]
     assert json.loads((project.root / ".cache/runs/01_a.json").read_text())["seconds"] > 0

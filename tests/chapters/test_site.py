@@ -1,6 +1,8 @@
 """The book: every page is there, up to date, clean, and builds without a warning or a network."""
 
 import re
+import shutil
+import subprocess
 
 import nbformat
 import pytest
@@ -8,7 +10,7 @@ import yaml
 
 from l2m.chapters import contents
 from l2m.chapters.contents import chapters
-from l2m.chapters.publish import MAX_BYTES, expressions
+from l2m.chapters.publish import BUILD, MAX_BYTES, expressions
 from l2m.chapters.staleness import check
 from l2m.files import ROOT
 
@@ -92,3 +94,40 @@ def test_it_builds_without_a_warning_or_a_network(site_folder):
         assert not re.search(r"\{(eval|glue|prf:ref|numref|cite)|:::", shown)
         labels = re.findall(r'<figure[^>]* id="([^"]+)"', html)
         assert html.count("<em>Figure ") + html.count("<em>Table ") == len(labels)
+
+
+REPOSITORY, SITE = "https://github.com/someone/the-book", "https://someone.github.io/the-book/"
+PARTS = ["_ext", "_static", "_extra", "references.bib", "argument.svg", "index.md"]
+
+
+@pytest.mark.chapters
+@pytest.mark.parametrize("named", [False, True], ids=["before", "after"])
+def test_buttons_lead_to_the_repository_once_it_is_named(tmp_path, named):
+    config = (ROOT / "_config.yml").read_text(encoding="utf-8")
+    assert config.count('url: ""') == 2, "as published: of the repository, and of the site"
+    for text in (f'url: "{REPOSITORY}"', f'url: "{SITE}"') if named else ():
+        config = config.replace('url: ""', text, 1)
+    (tmp_path / "_config.yml").write_text(config, encoding="utf-8")
+    toc = "format: jb-book\nroot: book/index\nchapters:\n  - file: book/01_theory\n"
+    (tmp_path / "_toc.yml").write_text(toc)
+    for name in [*PARTS, "01_theory.ipynb"]:
+        (tmp_path / "book").mkdir(exist_ok=True)
+        copy = shutil.copytree if (ROOT / "book" / name).is_dir() else shutil.copy
+        copy(ROOT / "book" / name, tmp_path / "book" / name)
+    warned = [word for word in BUILD if word not in ("-n", "-W")]  # of pages that are not here
+    subprocess.run(warned, cwd=tmp_path, capture_output=True, check=True)
+    folder = tmp_path / "_build" / "html" / "book"
+    chapter, first = (
+        (folder / f"{name}.html").read_text(encoding="utf-8") for name in ("01_theory", "index")
+    )
+    launch = "someone/the-book", "main", "notebooks/01_theory.ipynb"
+    binder = "https://mybinder.org/v2/gh/{}/{}?urlpath=lab/tree/{}".format(*launch)
+    colab = "https://colab.research.google.com/github/{}/blob/{}/{}".format(*launch)
+    assert (ROOT / launch[2]).exists()
+    issues = f"{REPOSITORY}/issues/new"
+    for link in (REPOSITORY, issues, binder, colab, f"{SITE}book/01_theory"):
+        everywhere = link in (REPOSITORY, issues)
+        assert (f'="{link}' in chapter) == named
+        assert (f'="{link}' in first) == (named and everywhere)
+    assert named or not re.search("mybinder|colab.research|launch-buttons|source-buttons", chapter)
+    assert (f"git clone {REPOSITORY}" in chapter) == named
