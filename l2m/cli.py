@@ -6,6 +6,7 @@ What is heavy is imported where it is used, so that ``l2m --help`` answers at on
 import errno
 import inspect
 import os
+import re
 import shlex
 import sys
 import time
@@ -48,6 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         extra = "gpu" if error.name in ("mamba_ssm", "causal_conv1d") else "book"
         said = f"{error}: `pip install 'l2m[{extra}]'` installs it (in a checkout, '.[{extra}]')."
+    except MemoryError as error:
+        cure = "ask for less at once, or take a larger machine"
+        said = f"there is not enough memory ({str(error) or 'MemoryError'}): {cure}."
     except (ImportError, OSError, ValueError, RuntimeError) as error:
         said = str(error) or type(error).__name__
         if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
@@ -62,6 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _invoke(arguments: list[str]) -> int:
+    if any(re.fullmatch("(--[a-z-]+=)?", argument) for argument in arguments):
+        cure = "leave it out, or say what it is (a variable of the shell may not be set)"
+        raise ValueError(f"an argument is empty: {cure}.")
     try:
         with typer.main.get_command(app).make_context("l2m", arguments) as context:
             return context.command.invoke(context) or 0

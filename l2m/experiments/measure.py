@@ -159,9 +159,9 @@ def cache_terms(
     """
     given = locals()
     _require("length", length, 4, inf)
-    if not all(re.fullmatch(r"0*[1-9]\d*(/0*[1-9]\d*)?", b) for b in budgets.split(",")):
+    if not all(re.fullmatch(r"0*[1-9][0-9]{0,8}(/0*[1-9][0-9]{0,8})?", b) for b in budgets.split(",")):
         said = "numbers of entries, or shares of the past, such as 16,64,1/2"
-        raise ValueError(f"--budgets is {said}, not {budgets!r}.")
+        raise ValueError(f"--budgets is {said}, not {budgets[:40]!r}.")
     cut = partial(cut_table, budgets=budgets.split(","), warm=_counts(warm))
     return _tables("cache", cache_terms, given, cut, {"": lambda table, _: table})[0]
 
@@ -245,8 +245,8 @@ def _require(option: str, value: int, least: int, most: float, why="") -> None:
 
 def _counts(warm: str) -> list[int]:
     """The numbers of tokens of ``"4,16,64"``, none of ``""``."""
-    if warm and not all(c.isdecimal() and int(c) for c in warm.split(",")):
-        raise ValueError(f"--warm is numbers of tokens, such as 4,16,64, not {warm!r}")
+    if warm and not re.fullmatch(r"[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*", warm):
+        raise ValueError(f"--warm is numbers of tokens, such as 4,16,64, not {warm[:40]!r}.")
     return [int(c) for c in warm.split(",")] if warm else []
 
 
