@@ -1,13 +1,14 @@
 """``python -m l2m``, ``torchrun -m l2m`` and the script `l2m`: the command, and how it is stopped.
 
 Ctrl-C and SIGTERM end it at any moment, also while it imports, with one sentence of what is kept
-and the status of the signal, 128 and its number. A second one, when that is said, ends it at once.
+and the status of the signal, 128 and its number. Once all is done, nothing ends it but its end.
 """
 
 import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 
 _KEPT = {
     "measure": "what was scored is kept: run it again to go on.",
@@ -26,6 +27,13 @@ def _stop(number, _frame):
     raise Stopped
 
 
+def _answer(handler):
+    """Have signals handled so, but those that are ignored, as of what runs in the background."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
 def _ignored(unraisable):
     """Send the signal again where Python ignores what it raised, as in callbacks of imports."""
     if unraisable.exc_type is not Stopped:
@@ -37,22 +45,23 @@ def main() -> int:
     """Run the command line of this process; return its exit status."""
     sys.unraisablehook = _ignored
     try:
-        for number in _SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as of what runs in the background
-                signal.signal(number, _stop)
+        _answer(_stop)
         from l2m import cli
 
-        return cli.main()
+        status = cli.main()
+        _answer(signal.SIG_IGN)  # all is done and said: Python may end in peace
+        return status
     except BaseException:  # whatever it was that the signal broke off
         if not _received:
             raise
+        _answer(signal.SIG_IGN)
         said = _KEPT.get(" ".join(sys.argv[1:2]), "what was there before is untouched.")
-        print(f"\nl2m: stopped; {said}", file=sys.stderr, flush=True)
-        return 128 + _received[0]
+        with suppress(OSError, ValueError):  # it may be full, or closed
+            print(f"\nl2m: stopped; {said}", file=sys.stderr, flush=True)
+        os._exit(128 + _received[0])  # threads that wait for a server are not waited for
     finally:
-        for number in _SIGNALS:
-            if signal.getsignal(number) is _stop:
-                signal.signal(number, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGTERM) is _stop:  # after an error that is ours
+            _answer(signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ What is heavy is imported where it is used, so that ``l2m --help`` answers at on
 import errno
 import inspect
 import os
+import re
 import shlex
 import sys
 import time
@@ -23,6 +24,7 @@ _MEASUREMENTS = {  # --what → functions of l2m.experiments.measure: it, and wh
     "information": ("measure", "show_curves"),
     "past": ("past_terms", "show_costs"),
     "missed": ("missed_terms", "show_gains"),
+    "cache": ("cache_terms", "show_kept"),
     "bytes": ("window_bytes", "show_bytes"),
 }
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -47,6 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         extra = "gpu" if error.name in ("mamba_ssm", "causal_conv1d") else "book"
         said = f"{error}: `pip install 'l2m[{extra}]'` installs it (in a checkout, '.[{extra}]')."
+    except MemoryError as error:
+        cure = "ask for less at once, or take a larger machine"
+        said = f"there is not enough memory ({str(error) or 'MemoryError'}): {cure}."
     except (ImportError, OSError, ValueError, RuntimeError) as error:
         said = str(error) or type(error).__name__
         if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
@@ -61,6 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _invoke(arguments: list[str]) -> int:
+    if any(re.fullmatch("(--[a-z-]+=)?", argument) for argument in arguments):
+        cure = "leave it out, or say what it is (a variable of the shell may not be set)"
+        raise ValueError(f"an argument is empty: {cure}.")
     try:
         with typer.main.get_command(app).make_context("l2m", arguments) as context:
             return context.command.invoke(context) or 0
@@ -169,15 +177,16 @@ def check(chapters: Chapters = None) -> int:
 def measure(
     name: Annotated[str, typer.Argument(help="Of the result: FOLDER/NAME, or NAME in measured/.")],
     what: Annotated[
-        Literal["information", "past", "missed", "bytes"],
+        Literal["information", "past", "missed", "cache", "bytes"],
         _option(
-            help="What the past knows (by default), what of it a model uses, or misses, or sizes."
+            help="What the past knows (by default), what of it a model uses, misses, or a cut "
+            "cache keeps; or how long tokens are."
         ),
     ] = "information",
     corpus: Annotated[Text, _option(help="Name or path; by default english-novels-100.")] = None,
     model: Annotated[Text, _option(help="Hub id, folder, .gguf; by default smollm2-135m.")] = None,
     length: Annotated[Count, _count("Tokens a window; by default 2048, past: 4096.", 1)] = None,
-    windows: Annotated[Count, _count("How many; by default 1000, past: 200.", 1)] = None,
+    windows: Annotated[Count, _count("How many; by default 1000, past and cache: 200.", 1)] = None,
     ratio: Annotated[Count, _count("The largest L/ℓ; by default 2.", 2)] = None,
     largest_split: Annotated[Count, _count("The largest ℓ; by default half the length.")] = None,
     partners: Annotated[
@@ -188,7 +197,12 @@ def measure(
     seed: Annotated[Count, _count("Of windows and partners; by default 0.")] = None,
     documents: Annotated[Count, _count("Read so many of the corpus; by default all.")] = None,
     warm: Annotated[
-        Text, _option(metavar="C,C", help="Price Y also after c tokens of another book.")
+        Text,
+        _option(metavar="C,C", help="Price Y also after c tokens of another book; cache: 64."),
+    ] = None,
+    budgets: Annotated[
+        Text,
+        _option(metavar="K,K", help="Entries, or shares; by default 1/2,1/4,1/8,1/16,1/32,1/64."),
     ] = None,
     server: Annotated[Text, _option(metavar="URL", help="Where the model is served.")] = None,
     record: Record = False,

@@ -24,6 +24,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import re
 import secrets
 import signal
@@ -33,12 +34,13 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).resolve().parent.parent  # of a checkout; else the folder of the packages
-DAY = 86_400  # seconds, after which a file that was not renamed is one that a kill left behind
+DAY = 86_400  # seconds, after which a file that was not renamed is one that was left behind
 _LEASH = "L2M_LEASH"
 # What a disk says of a write, and a network never does.
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -90,9 +92,10 @@ def _write(path: Path, content, hashed: bool) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(".tmp-*"):
         with suppress(OSError):  # another process was faster
-            if time.time() - left.stat().st_mtime > DAY:
+            if _abandoned(left):
                 left.unlink()
-    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
+    writer = f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f".tmp-{writer}-{path.name}")
     try:
         if callable(content):
             content(temporary)
@@ -103,6 +106,27 @@ def _write(path: Path, content, hashed: bool) -> Path:
         return temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _abandoned(temporary: Path) -> bool:
+    """Whether who wrote a temporary file was killed: a process of this machine, or a day ago."""
+    own = re.match(rf"\.tmp-{_machine()}-(\d{{1,9}})-", temporary.name)
+    if own and os.name == "posix":
+        try:
+            os.kill(int(own[1]), 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass  # it lives, as somebody else's
+    return time.time() - temporary.stat().st_mtime > DAY
+
+
+@cache
+def _machine() -> str:
+    """What tells this machine, or container, from others: where ids of processes are its own."""
+    with suppress(OSError):
+        return digest(platform.node(), os.readlink("/proc/self/ns/pid"))[:8]
+    return digest(platform.node())[:8]
 
 
 def intact(path: str | Path) -> bool:
@@ -220,3 +244,6 @@ def held(path: str | Path, wanted: bool = True, wait: bool = False) -> AbstractC
     except Timeout:
         cure = "wait for it, or name another folder"
         raise RuntimeError(f"another run is using {path}: {cure}") from None
+    except NotImplementedError:
+        cure = "name a folder on another one, say with L2M_CACHE"
+        raise RuntimeError(f"the disk of {path} has no locks: {cure}") from None

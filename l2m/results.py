@@ -53,8 +53,8 @@ def recorded(
     a file, a network or a package. DamagedFile if the recorded parameters fit, but the table is not
     the one that was recorded, or if they cannot be read.
     """
-    if not re.fullmatch(r"[\w-]+(/[\w-]+)+", name):
-        cure = "'<chapter>/<name>', of letters, digits, _ and -"
+    if not re.fullmatch(r"[\w-]{1,99}(/[\w-]{1,99})+", name):
+        cure = "'<chapter>/<name>', of letters, digits, _ and -, at most 99 each"
         raise ValueError(f"A result is named {cure}, not {name!r}.")
     params = files.as_json(params, allow_nan=False)
     command = command or f"python -m l2m run {name.split('/')[0]} --record"

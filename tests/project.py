@@ -61,13 +61,13 @@ class Project:
             timeout=200,
         )
 
-    def start(self, *arguments):
+    def start(self, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE):
         return subprocess.Popen(
             self.command(*arguments),
             cwd=self.root,
             env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=stdout,
+            stderr=stderr,
             text=True,
             start_new_session=True,
             # a shell has its background jobs ignore Ctrl-C, and all that these start

@@ -168,6 +168,7 @@ def serving(*given, **options):
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             self.send_header("Retry-After", "0")
+            self.send_header("Location", getattr(stub, "location", ""))
             self.end_headers()
             self.wfile.write(content[: len(content) // 2] if fault == "cut" else content)
 

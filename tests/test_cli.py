@@ -100,8 +100,30 @@ def test_the_version(capsys):
         (["measure", "x", "--partners", "0"], "'--partners'"),
         (["measure", "x", "--length", "1"], "--length is at least 4, not 1."),
         (["measure", "x", "--what", "missed", "--length", "1"], "--length is at least 4, not 1."),
+        (
+            ["measure", "x", "--what", "cache", "--budgets", "all"],
+            "--budgets is numbers of entries",
+        ),
+        (
+            ["measure", "x", "--budgets", "4"],
+            "--what information takes no --budgets: leave it out.",
+        ),
         (["measure", "x", "--what", "past", "--length", "1"], "--length is at least 2, not 1."),
         (["models", "--length", "1"], "'--length'"),
+        *(
+            (["measure", "x", *empty], "an argument is empty: leave it out, or say what it is")
+            for empty in (["--server", ""], ["--corpus="], ["--model", ""], ["--warm", ""], [""])
+        ),
+        (["train", "gaussian", "--grid", "smoke", "--run", ""], "an argument is empty"),
+        (["run", ""], "an argument is empty"),
+        (["run", "--output-dir", ""], "an argument is empty"),
+        (["models", ""], "an argument is empty"),
+        *(
+            (["measure", "x", "--warm", warm], "--warm is numbers of tokens, such as 4,16,64")
+            for warm in ("0", "4,,4", "-1", "1.5", "٣", "4\n", "9" * 5000)
+        ),
+        (["measure", "x" * 300], "of letters, digits, _ and -, at most 99 each"),
+        (["measure", "../x"], "of letters, digits, _ and -"),
         (["measure", "x", "--corpus", "kvj"], "pg19, wikipedia. Did you mean 'kjv'?"),
         (["train", "books", "--grid", "smok"], "Did you mean 'smoke'?"),
         (["train", "books", "--grid", "smoke", "--deadline", "nan"], "'--deadline'"),
@@ -124,6 +146,11 @@ def test_a_mistake_is_one_sentence(capsys, arguments, says):
         (ValueError("a window is longer\n  than the book."), "a window is longer than the book."),
         (FileNotFoundError(2, "No such file", "x.txt"), "[Errno 2] No such file: 'x.txt'"),
         (RuntimeError(), "RuntimeError"),
+        (
+            MemoryError(),
+            "there is not enough memory (MemoryError): ask for less at once, or "
+            "take a larger machine.",
+        ),
         (
             ModuleNotFoundError("No module named 'papermill'", name="papermill"),
             "No module named 'papermill': `pip install 'l2m[book]'` installs it "
@@ -240,6 +267,14 @@ def test_an_end_from_outside_says_what_is_kept(tmp_path, command, number, place)
     )
     assert (done.returncode, done.stdout) == (128 + number, "")
     assert done.stderr == f"\nl2m: stopped; {KEPT[command]}\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_done_stays_so_while_python_ends(number):
+    script = "import atexit, os, l2m.__main__ as m, l2m.cli; l2m.cli.main = lambda: 5; "
+    script += f"atexit.register(os.kill, os.getpid(), {int(number)}); raise SystemExit(m.main())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (5, "")
 
 
 def test_what_runs_in_the_background_ignores_an_interrupt():
@@ -463,6 +498,12 @@ def test_train_says_at_once_that_there_is_no_gpu(experiment, scheduled, capsys):
     error = capsys.readouterr().err
     assert error == "l2m: no GPU is here for one, two; --grid smoke needs none.\n"
     assert scheduled == []
+
+
+def test_train_takes_no_more_places_than_runs(experiment, monkeypatch):
+    monkeypatch.setattr("l2m.experiments.runs.visible_devices", lambda: [""])
+    arguments = ["train", "books", "--grid", "smoke", "--per-gpu", "1" + "0" * 30]
+    assert main([*arguments, "--deadline", "0"]) == 1
 
 
 def test_train_refuses_unknown_grids(experiment, capsys):

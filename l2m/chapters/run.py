@@ -144,7 +144,8 @@ def run_chapter(job: Job, environment: dict) -> float:
     try:
         with held(kept), open(log, "w") as said:  # by the kernel's process, and not by a cell
             kernel = {"cwd": path.parent, "env": environment, "stdout": said, "stderr": said}
-            options = {"engine_name": _engine(), "progress_bar": bar, "kernel": kernel}
+            options = {"connection": str(kept.with_suffix(".kernel.json"))}  # one, if it is left
+            options |= {"engine_name": _engine(), "progress_bar": bar, "kernel": kernel}
             executed = papermill.execute_notebook(path, kept, job.given, **options)
     except (papermill.PapermillExecutionError, RunError) as error:
         why = str(error) if isinstance(error, RunError) else _explain(error)
@@ -196,9 +197,10 @@ def _engine() -> str:
 
     class Engine(NBClientEngine):
         @classmethod
-        def execute_managed_notebook(cls, nb_man, kernel_name, kernel, **_):
+        def execute_managed_notebook(cls, nb_man, kernel_name, kernel, connection, **_):
             options = {"kernel_name": kernel_name, "timeout": None, "startup_timeout": 60}
             client = Client(nb_man, **options, log=logging.getLogger("papermill"))
+            client.create_kernel_manager().connection_file = connection
             _clients.append(client)
             return client.execute(**kernel)
 

@@ -3,10 +3,12 @@
 Corpus → windows → scores (kept in the cache, so that a killed run goes on) → tables: `measure`, the
 terms of both estimators of I_BP, and the loss by position; `past_terms`, what the second half of a
 window costs after ever less of the first; `missed_terms`, what a cache of words adds to the model;
-and `window_bytes`, how long the tokens are.
+`cache_terms`, what the second half costs after the model's own cache, cut to a budget; and
+`window_bytes`, how long the tokens are.
 """
 
 import inspect
+import re
 import time
 from functools import cache, partial
 from itertools import pairwise
@@ -18,6 +20,7 @@ import pandas as pd
 from l2m.experiments.word_cache import missed_table
 from l2m.files import cache_dir, digest
 from l2m.information.bipartite import bipartite_mi, window_terms
+from l2m.information.budgets import kept_nats, kept_shares
 from l2m.information.resampling import clustered_stderr
 from l2m.language_models import models
 from l2m.language_models.models import EMBEDDED
@@ -61,8 +64,6 @@ def measure(
     arithmetic (see `ServedModel`), and only the tokenizer is loaded here.
     """
     given, half = locals(), length // 2
-    if warm and not all(c.isdecimal() for c in warm.split(",")):
-        raise ValueError(f"--warm is numbers of tokens, such as 4,16,64, not {warm!r}")
     _require("length", length, 4, inf)
     _require("ratio", ratio, 2, half)
     if largest_split:
@@ -70,7 +71,8 @@ def measure(
     splits = [split for split in powers_of_two(length) if split <= (largest_split or half)]
     tables = {"": lambda scores, _: window_terms(scores)}
     tables["-positions"] = lambda scores, _: position_costs(scores)
-    return tuple(_tables("information", measure, given, splits, ratio, tables))
+    run = _scoring(splits, ratio, n_partners=partners, warm=_counts(warm))
+    return tuple(_tables("information", measure, given, run, tables))
 
 
 def past_terms(
@@ -96,7 +98,7 @@ def past_terms(
     contexts = [0, *(4**k for k in range(half.bit_length()) if 4**k < half)]
     tables = {"": lambda scores, _: past_table(scores, half)}
     splits = [half - context for context in contexts]
-    return _tables("past", past_terms, given, splits, length, tables)[0]
+    return _tables("past", past_terms, given, _scoring(splits, length), tables)[0]
 
 
 def past_table(scores, half: int) -> pd.DataFrame:
@@ -132,7 +134,50 @@ def missed_terms(
     """
     given = locals() | {"ratio": 2, "largest_split": 0, "partners": 1}
     _require("length", length, 4, inf)
-    return _tables("missed", missed_terms, given, powers_of_two(length), 2, {"": missed_table})[0]
+    run = _scoring(powers_of_two(length), 2)
+    return _tables("missed", missed_terms, given, run, {"": missed_table})[0]
+
+
+def cache_terms(
+    name,
+    corpus=NOVELS,
+    model=EMBEDDED,
+    length=2048,
+    windows=200,
+    bos=-1,
+    dtype="bfloat16",
+    seed=0,
+    budgets="1/2,1/4,1/8,1/16,1/32,1/64",
+    warm="64",
+) -> pd.DataFrame:
+    """log q of the ℓ tokens of Y after a cache of X that was cut: see `cut_scores`.
+
+    `budgets` are numbers of entries, or shares of ℓ. Others as in `measure`. DataFrame `window,
+    book, split, policy, size, log_q` (nats): the policies of `l2m.language_models.cut_cache` with
+    their sizes; "full", the whole cache; "first", only the first token of Y, which no cut concerns;
+    and "warm", no X at all, but `size` tokens of another book.
+    """
+    given = locals()
+    _require("length", length, 4, inf)
+    if not all(re.fullmatch(r"0*[1-9][0-9]{0,8}(/0*[1-9][0-9]{0,8})?", b) for b in budgets.split(",")):
+        said = "numbers of entries, or shares of the past, such as 16,64,1/2"
+        raise ValueError(f"--budgets is {said}, not {budgets[:40]!r}.")
+    cut = partial(cut_table, budgets=budgets.split(","), warm=_counts(warm))
+    return _tables("cache", cache_terms, given, cut, {"": lambda table, _: table})[0]
+
+
+def cut_table(model, tokens, *, groups, **options) -> pd.DataFrame:
+    """`cache_terms`, of windows of tokens (n, T) of the books `groups` (n,); see `cut_scores`."""
+    from l2m.language_models.cut_cache import cut_scores  # brings torch
+
+    scores = cut_scores(model, tokens, groups=groups, **options)
+    about = {"window": np.arange(len(tokens)), "book": groups}
+    rows = []
+    for (policy, split, *size), log_q in scores.items():
+        cut = {"split": split, "policy": policy, "size": size[0] if size else 0}
+        rows.append(pd.DataFrame(about | cut | {"log_q": log_q}))
+    table = pd.concat(rows, ignore_index=True)
+    return table.astype({"window": "int32", "book": "int32", "split": "int32", "size": "int32"})
 
 
 def window_bytes(
@@ -198,6 +243,18 @@ def _require(option: str, value: int, least: int, most: float, why="") -> None:
         raise ValueError(f"--{option} is {limits}{why}, not {value}.")
 
 
+def _counts(warm: str) -> list[int]:
+    """The numbers of tokens of ``"4,16,64"``, none of ``""``."""
+    if warm and not re.fullmatch(r"[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*", warm):
+        raise ValueError(f"--warm is numbers of tokens, such as 4,16,64, not {warm[:40]!r}.")
+    return [int(c) for c in warm.split(",")] if warm else []
+
+
+def _scoring(splits, ratio, **options):
+    """`score` at such splits, as `scored_windows` takes it."""
+    return lambda model, tokens, **about: score(model, tokens, splits, ratio, **options, **about)
+
+
 def identity(corpus, model, documents=0) -> dict:
     """What was measured with what, as parameters of a result."""
     texts = {"corpus": corpus, "corpus_sha256": fingerprint(corpus, documents or None)}
@@ -205,11 +262,11 @@ def identity(corpus, model, documents=0) -> dict:
     return texts | {"model": model, "model_sha256": models.fingerprint(model)}
 
 
-def _tables(what, function, given, splits, ratio, tables) -> list[pd.DataFrame]:
+def _tables(what, function, given, run, tables) -> list[pd.DataFrame]:
     """The results of a measurement, recorded or made now, all from the same scores.
 
-    `given` are the arguments of `function`, which measures `what`; `tables` are, by the end of
-    their names, functions of the scores and of the windows' tokens.
+    `given` are the arguments of `function`, which measures `what`; `run` scores windows, and
+    `tables` are, by the end of their names, functions of the scores and of the windows' tokens.
     """
     name, documents, server = given.pop("name"), given.pop("documents", 0), given.pop("server", "")
     if not given.get("warm"):  # recorded parameters do not know it
@@ -223,7 +280,7 @@ def _tables(what, function, given, splits, ratio, tables) -> list[pd.DataFrame]:
             raise ValueError("a served model computes in its server's dtype: leave --dtype out")
         model = ServedModel(server, given["model"], models.load_tokenizer(given["model"]))
         params["model_sha256"], params["served"] = models.model_sha256(model), model.identity
-    scored = cache(lambda: scored_windows(params, splits, ratio, model))
+    scored = cache(lambda: scored_windows(params, run, model))
 
     def compute(make):
         scores, tokens, attrs = scored()
@@ -237,8 +294,8 @@ def _tables(what, function, given, splits, ratio, tables) -> list[pd.DataFrame]:
     ]
 
 
-def scored_windows(params, splits, ratio, served=None):
-    """The scores of windows of a corpus, their tokens, and what the provenance says of the run."""
+def scored_windows(params, run, served=None):
+    """What `run` makes of windows of a corpus, their tokens, and what the provenance says of it."""
     model = served or models.load_model(params["model"], params["dtype"])
     place = "server" if served else model.device.type
     tokenizer = models.load_tokenizer(params["model"])
@@ -248,13 +305,11 @@ def scored_windows(params, splits, ratio, served=None):
     options = {
         "bos_token_id": None if params["bos"] < 0 else params["bos"],
         "groups": sample.groups,
-        "n_partners": params.get("partners", 1),
-        "warm": [int(c) for c in params["warm"].split(",")] if "warm" in params else [],
         "seed": params["seed"],
         "folder": cache_dir() / "scores" / f"{digest(params)[:16]}-{place}",
     }
     start = time.perf_counter()
-    scores = score(model, sample.tokens, splits, ratio, **options)
+    scores = run(model, sample.tokens, **options)
     attrs = {"device": place if served else models.device_name(model.device)}
     attrs |= {"tokens": int(sample.tokens.size)}
     if served:  # of this process: what it found on the disk, it did not ask for
@@ -291,6 +346,16 @@ def show_costs(table) -> str:
 def show_gains(table) -> str:
     """What the cache adds, in nats, by split, from what `missed_terms` returns."""
     return table.groupby("split")[["joint", "marginal"]].mean().round(2).to_string()
+
+
+def show_kept(table) -> str:
+    """The share of the information that each cut keeps, by split, from what `cache_terms` returns.
+
+    log q(Y) is after the most foreign tokens that were scored.
+    """
+    warm = table.loc[table["policy"] == "warm", "size"].max()
+    shares = kept_shares(kept_nats(table, warm, n=1))[0].unstack("split")
+    return f"share kept, by split\n{shares.round(3).to_string(na_rep='')}"
 
 
 def show_bytes(table) -> str:

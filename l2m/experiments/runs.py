@@ -252,7 +252,7 @@ def run_all(
     """
     free, start, failures = queue.SimpleQueue(), time.monotonic(), {}
     processes, starting, stopped = [], threading.Lock(), threading.Event()
-    for device in visible_devices() * per_device:
+    for device in visible_devices() * max(1, min(per_device, len(commands))):
         free.put(device)
     threads = str(max(1, (os.cpu_count() or 1) // free.qsize()))
     with writing(logs):

@@ -2,14 +2,21 @@
 
 A pair becomes an integer key, the keys are sorted, the lengths of the runs are counted. Keys are
 taken in parts, those of one range of first tokens at a time: every pair belongs to one part, so
-nothing has to be merged, and a part of any corpus fits in memory, or goes to another machine.
+nothing has to be merged, and a part of any corpus fits in memory, or goes to another machine. Its
+keys take no more than a share of the memory that is free, so that memory does not grow with the
+corpus: 4 bytes a key (8 where ids need more than 16 bits), 512 MB at most, 16 at least.
 """
 
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from math import inf
+from pathlib import Path
 
 import numpy as np
 
-PART = 2**27  # keys sorted in one go: 512 MB, or 1 GB where ids need more than 16 bits
+PART, LEAST = 2**27, 2**22  # keys sorted in one go
+SHARE = 1 / 8  # of the free memory, that they may take: two threads sort at once
 BLOCK = 2**20  # keys made, or looked at, in one go: small beside a part
 SMALL = 2**12  # counts below are tallied in a table
 
@@ -17,25 +24,60 @@ Documents = Sequence[np.ndarray]
 
 
 def pair_counts(
-    documents: Documents, others: Documents, distance: int, first: np.ndarray, part: int = PART
+    documents: Documents,
+    others: Documents,
+    distance: int,
+    first: np.ndarray,
+    part: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Counts of counts of the pairs (document[i], other[i + distance]).
 
-    Returns different counts and how many pairs have each; a count that two parts have comes twice.
+    Returns different counts, increasing, and how many pairs have each, int64.
     `documents` are unsigned token ids, arrays (or tensors of one torch device); `others`, of the
     same lengths, are the documents themselves, or a shuffled copy. `first`, (vocab_size,), is how
     many pairs begin with each token, `part` how many keys are sorted in one go (all pairs of a
-    first token stay together, so perhaps more).
+    first token stay together, so perhaps more), by default as many as the memory bears.
     """
     bits = max(1, int(len(first) - 1).bit_length())
     counts_of_range = _counts_numpy if isinstance(documents[0], np.ndarray) else _counts_torch
-    before = np.append(0, np.cumsum(first))
+    before, part = np.append(0, np.cumsum(first)), part or fitting_part(bits)
     found = [
         counts_of_range(documents, others, distance, bits, low, high, before[high] - before[low])
         for low, high in _ranges(before, part)
     ]
-    counts, times = zip(*found, strict=True)
-    return np.concatenate(counts), np.concatenate(times)
+    counts, times = map(np.concatenate, zip(*found, strict=True))
+    counts, place = np.unique(counts, return_inverse=True)  # the same, whatever the parts are
+    totals = np.zeros(len(counts), np.int64)
+    np.add.at(totals, place, times)
+    return counts, totals
+
+
+def fitting_part(bits: int, free: float | None = None) -> int:
+    """How many keys of ids of so many bits are sorted in one go, where so much memory is `free`."""
+    most = SHARE * (free_memory() if free is None else free) / (4 if bits <= 16 else 8)
+    return int(min(PART, max(LEAST, most)))
+
+
+def free_memory() -> float:
+    """Bytes that this process may still take, of its machine, container and limit; inf if unknown.
+
+    Files that the system keeps in memory count as free.
+    """
+    status, found = Path("/proc/self/status"), [inf]
+    with suppress(OSError, TypeError):  # each on Linux alone
+        available = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
+        found.append(int(available[1]) * 1024)
+    with suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        most, now = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+        found.append(int(most) - int(now))  # "max" is no number
+    with suppress(OSError, ImportError, TypeError):
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        taken = int(re.search(r"VmSize:\s+(\d+) kB", status.read_text())[1]) * 1024
+        found += [most - taken] if most != resource.RLIM_INFINITY else []
+    return max(0, min(found))
 
 
 def n_pairs(documents: Documents, distance: int) -> int:

@@ -4,7 +4,8 @@ The paper's two laws are powers: I_BP(L/2; L) = A·L^β and I_TP(d) = A·d^{−�
 second seen through a constant bias C (its Sec. B.VII). All is fitted to log y: errors of a mutual
 information are closer to relative than to absolute ones. Intervals of `fit_power_law` take the
 points as independent; values measured on the same windows are not: `bootstrap_power_law` gives
-their intervals, and `compare_laws` uses their covariance.
+their intervals, and `compare_laws` uses their covariance. `monotone` asks less than a law: whether
+measurements of many kinds depend on x alone.
 """
 
 from dataclasses import dataclass
@@ -145,6 +146,18 @@ def local_exponent(x, y):
     if np.any(np.diff(x) <= 0):
         raise ValueError("x must increase from point to point: sort the points and merge equal x.")
     return np.gradient(np.log(y), np.log(x))
+
+
+def monotone(x, y, new):
+    """Value at `new` of the one rising curve through (x, y), all positive: isotonic on logarithms.
+
+    Points of equal x count as one, at their mean. Between points the curve is a straight line in
+    log x and log y, beyond them it is constant.
+    """
+    at, inverse, count = np.unique(np.log(x), return_inverse=True, return_counts=True)
+    mean = np.bincount(inverse, np.log(y)) / count
+    fit = optimize.isotonic_regression(mean, weights=count.astype(float))
+    return np.exp(np.interp(np.log(new), at, fit.x))
 
 
 def _aicc(square, n, k):

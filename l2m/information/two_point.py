@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 
 from l2m.information.entropy import METHODS, entropy
-from l2m.information.pair_counts import PART, Documents, count_tokens, n_pairs, pair_counts
+from l2m.information.pair_counts import Documents, count_tokens, n_pairs, pair_counts
 
 MAX_ID = 2**24  # of a token: single tokens are counted in a table
 WORKERS = 2  # threads, each of which sorts a part
 
 
 def two_point_mi(
-    documents, distances, method="grassberger", null="across", seed=0, *, device=None, part=PART
+    documents, distances, method="grassberger", null="across", seed=0, *, device=None, part=None
 ) -> pd.DataFrame:
     """Two-point mutual information at each distance, beside that of a shuffled corpus.
 
@@ -37,7 +37,9 @@ def two_point_mi(
     no others to shuffle with: "across" warns and takes "shift" instead. `seed` is of the shuffle.
 
     `device` is None for NumPy, or a torch device such as "cuda", which then holds all tokens;
-    `part` is how many keys each of two threads sorts in one go (see `pair_counts`).
+    `part` is how many keys each of two threads sorts in one go, by default so many that all keys
+    take a quarter of the free memory at most, and 1 GB (see `pair_counts`); results do not depend
+    on it. Beside them stand the shuffled tokens of a null, 2 or 4 bytes each.
     ValueError for ids that are negative or above 2^24, a distance that no document is longer than,
     an unknown method or null; TypeError for ids or distances that are no integers.
     """
@@ -86,7 +88,7 @@ def two_point_curves(
 
 
 def paired_mi(
-    documents, others, distances, method="grassberger", device=None, part=PART
+    documents, others, distances, method="grassberger", device=None, part=None
 ) -> list[float]:
     """Mutual information of (document[i], other[i + d]) over all i, for every d.
 

@@ -2,5 +2,5 @@
 
 Models and tokenizers by name (`models`); log-likelihoods in three exact ways (`likelihood`), one of
 them in one pass (`packing`); all windows at all splits (`scoring`), by a model that is trusted
-(`trust`), or one behind a server (`served`), kept on disk meanwhile (`shards`).
+(`trust`), or one behind a server (`served`); and after a cache that was cut (`cut_cache`).
 """

@@ -118,9 +118,9 @@ def log_likelihood(model, hidden, targets):
     wanted = targets.reshape(-1).to(flat.device)
     chunk = max(1, LOGITS_BYTES // (4 * head.weight.shape[0]))
     out = torch.empty(len(flat), dtype=torch.float32, device=flat.device)
-    pick = compiled(_pick) if flat.is_cuda else _pick
     for i in range(0, len(flat), chunk):
         logits = _logits(model, head, flat[i : i + chunk])
+        pick = compiled(_pick) if flat.is_cuda and len(logits) == chunk else _pick  # for one shape
         out[i : i + chunk] = pick(logits, wanted[i : i + chunk])
     return out.view(targets.shape)
 

@@ -96,6 +96,9 @@ def fingerprint(name: str = EMBEDDED) -> str:
         return vocabularies.fingerprint(name)
     if Path(name).is_file():
         return sha256(name)
+    known = ("config.json", "tokenizer.json", "tokenizer_config.json")
+    if Path(name).is_dir() and not any((Path(name) / file).exists() for file in known):
+        raise ValueError(f"{name} holds no model: name a folder that has a config.json")
     files = [file for file in Path(name).rglob("*") if file.is_file()]
     files = [file for file in files if not re.search(UNREAD, f"/{file.relative_to(name)}")]
     return tree_digest(name, files) if files else f"hub:{name}"

@@ -14,7 +14,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from l2m.information.resampling import is_integer, members
-from l2m.language_models.shards import Shards
+from l2m.language_models.models import model_sha256
+from l2m.shards import Shards
 
 COMPILE_FROM = 1 << 26  # packed tokens; compiling layers takes as long as 2^25 of them without
 
@@ -81,7 +82,9 @@ def score_whole(log_prob, windows, splits, ratio=2, partners=None, groups=None) 
     `log_prob` takes (n, t) tokens to the log-likelihood of each given those before it (and BOS, if
     the density has one), (n, t), nats. Others as in `score`.
     """
-    windows, groups, splits, partners = _checked(windows, groups, splits, ratio, partners, 1, 0)
+    windows, groups, splits, partners = checked_windows(
+        windows, groups, splits, ratio, partners, 1, 0
+    )
     marginal, shuffled = {}, {}
     for split in splits:
         end = min(ratio * split, windows.shape[1])
@@ -152,22 +155,21 @@ def score(
     from l2m.language_models.served import SHARD, ServedModel
     from l2m.language_models.trust import exact_way, made_up, require_causal, require_finite
 
-    windows, groups, splits, partners = _checked(
+    windows, groups, splits, partners = checked_windows(
         windows, groups, splits, ratio, partners, n_partners, seed, model
     )
-    bos = _bos(model, bos_token_id)
+    bos = bos_token(model, bos_token_id)
     n, length = windows.shape
     partner_rows = np.atleast_2d(partners)  # (k, n)
-    warm = tuple(sorted(set(warm)))
-    if any(isinstance(c, bool) or c != int(c) or c < 1 for c in warm):
-        raise ValueError(f"warm holds numbers of tokens, each at least 1, not {list(warm)}")
+    warm = checked_warm(warm)
     if warm and (np.sort(partner_rows[0]) != np.arange(n)).any():
         raise ValueError("warm needs partners[0] to be a permutation: every Y once")
     settings = {"windows": windows, "partners": partners, "splits": splits, "ratio": ratio}
     settings |= {"bos_token_id": bos} | ({"warm": warm} if warm else {})
+    settings |= {"model": model_sha256(model)} if folder else {}
     about = splits, warm, partners, ratio, groups
     if isinstance(model, ServedModel):
-        with Shards(folder, model, settings, SHARD) as shards:
+        with Shards(folder, settings, SHARD) as shards:
             model.fill(shards, windows, partner_rows, splits, ratio, bos, warm, check, progress)
             return _scores(shards.merged(), *about)
     device = model.get_input_embeddings().weight.device
@@ -205,7 +207,7 @@ def score(
 
     settings |= {"method": method, "batch_size": batch_size}
     settings |= {"compile_layers": compile_layers, "device": device.type}
-    with torch.inference_mode(), Shards(folder, model, settings, 4 * batch_size) as shards:
+    with torch.inference_mode(), Shards(folder, settings, 4 * batch_size) as shards:
         missing = shards.missing()
         if missing:  # nothing is left to check of a finished folder
             require_causal(model, tokens[:1].to(device), bos)
@@ -239,8 +241,11 @@ def _scores(values, splits, warm, partners, ratio, groups) -> Scores:
     return Scores(values["joint",], marginal, shuffled, partners, ratio, groups, after)
 
 
-def _checked(windows, groups, splits, ratio, partners, n_partners, seed, model=None):
-    """Windows, groups, splits and partners as arrays and lists, those not given by default."""
+def checked_windows(windows, groups, splits, ratio, partners, n_partners, seed, model=None):
+    """Windows, groups, splits and partners as arrays and lists, those not given by default.
+
+    ValueError for what does not fit together, or the model: see `score`.
+    """
     if hasattr(windows, "groups"):  # of `l2m.text.sequences.Windows`, which know their books
         groups = windows.groups if groups is None else groups
         windows = windows.tokens
@@ -285,7 +290,16 @@ def _checked(windows, groups, splits, ratio, partners, n_partners, seed, model=N
     return windows.astype(np.int64), groups, splits, partners
 
 
-def _bos(model, bos_token_id):
+def checked_warm(warm) -> tuple[int, ...]:
+    """Numbers of foreign tokens, each once, in order; ValueError for what is none."""
+    warm = tuple(sorted(set(warm)))
+    if any(isinstance(c, bool) or c != int(c) or c < 1 for c in warm):
+        raise ValueError(f"warm holds numbers of tokens, each at least 1, not {list(warm)}")
+    return warm
+
+
+def bos_token(model, bos_token_id) -> int:
+    """The id that sequences begin with, by default the model's own; ValueError if it has none."""
     config = model.config.get_text_config()
     bos = config.bos_token_id if bos_token_id is None else bos_token_id
     if bos is None:

@@ -37,13 +37,25 @@ SHARD = 16  # windows
 LIKELIEST = 5  # next tokens that every server tells, and vLLM to anybody
 MORE = 1e-3  # nats by which rounding may lift a log-probability over 0
 CLAMPED = -9999  # what vLLM writes for −∞
-UNLIKE = KeyError, IndexError, TypeError, AttributeError  # of JSON that has other parts
+UNLIKE = KeyError, IndexError, TypeError, AttributeError, ValueError  # of JSON with other parts
+MOST = 1 << 28  # bytes of an answer
 KEY = "L2M_SERVER_KEY"
 SAMPLE = "The 1st café, naïve — “don’t!”\n\n\tx_1 += 3.14;  Ünïcödé 北京 🙂"
 ABOUT = {"vllm": "/version", "llamacpp": "/props", "sglang": "/get_model_info"}
 SAID = "version", "build_info", "model_path", "model_ftype"  # that tell one model from another
 _ONE = {"max_tokens": 1, "temperature": 1}  # a token must be generated; none is used
 _PROMPT = _ONE | {"prompt_logprobs": 0}  # of the tokens themselves, and no likelier ones
+
+
+class Refused(ValueError):
+    """What a server does not do."""
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Goes nowhere else: a server's key is for that server."""
+
+    def redirect_request(self, *_):
+        return None
 
 
 class ServedModel:
@@ -62,40 +74,53 @@ class ServedModel:
         self.url, self.timeout = url.rstrip("/").removesuffix("/v1"), timeout
         self.attempts, self.pause, self.slots = attempts, pause, {}
         self.asked, self.cached, self.lock = 0, 0, threading.Lock()
+        self.opener = urllib.request.build_opener(_Stay)
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(
                 f"a server is named by a URL, such as http://localhost:8000, not {url}"
             )
-        models = self.ask("/v1/models").get("data", [])
+        try:
+            self._learn(name, tokenizer, requests)
+        except UNLIKE as error:
+            if isinstance(error, Refused):
+                raise
+            why = f"its answers have other parts ({type(error).__name__}: {error})"
+            raise Refused(f"{self.url} is no server of language models: {why}") from error
+        ids = tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]
+        self._require_tokenizer(ids)
+        self.reuses = self.kind == "vllm" and self._reuses(ids)
+
+    def _learn(self, name, tokenizer, requests) -> None:
+        """Ask which models there are, and what the server is."""
+        models = self.ask("/v1/models")["data"]
         about = next((m for m in models if name in (m["id"], m.get("root"))), None)
         if about is None:
-            raise ValueError(
+            raise Refused(
                 f"{self.url} serves {', '.join(m['id'] for m in models) or 'nothing'}, not {name}: "
                 f"name one of these, or start it with --served-model-name (llama.cpp: --alias)"
             )
         owner, self.name = about.get("owned_by"), about["id"]
         self.kind = owner if owner in ABOUT else "others"
         said = self.ask(ABOUT[owner]) if owner in ABOUT else {}
-        self.requests = min(requests, said.get("total_slots", requests))
+        self.requests = max(1, min(requests, int(said.get("total_slots", requests))))
         meta = about.get("meta") or {}
         self.identity = {"kind": self.kind, "name": self.name, "root": about.get("root")}
         self.identity |= {key: said[key] for key in SAID if key in said}
         self.identity["tokenizer"] = digest(sorted(tokenizer.get_vocab().items()))
-        context = about.get("max_model_len") or meta.get("n_ctx")
+        context = int(about.get("max_model_len") or meta.get("n_ctx") or 0)
         self.config = SimpleNamespace(
             bos_token_id=tokenizer.bos_token_id,
-            vocab_size=meta.get("n_vocab") or len(tokenizer),
+            vocab_size=int(meta.get("n_vocab") or len(tokenizer)),
             max_position_embeddings=context and context - 2,  # BOS, and a token to generate
             get_text_config=lambda: self.config,
         )
-        ids = tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]
-        self._require_tokenizer(ids)
-        self.reuses = self.kind == "vllm" and self._reuses(ids)
 
     def ask(self, path: str, body: dict | None = None) -> dict:
         """The server's answer; asked again while it is busy, away, or breaks off."""
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(KEY):
+        if key := os.environ.get(KEY, "").strip():
+            if not (key.isascii() and key.isprintable()):
+                raise Refused(f"{KEY} holds no key, but letters that none has: set it anew")
             headers["Authorization"] = f"Bearer {key}"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers)
@@ -103,18 +128,26 @@ class ServedModel:
         for attempt in range(attempts):
             wait = self.pause * 2**attempt
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                    return json.load(answer)
+                with self.opener.open(request, timeout=self.timeout) as answer:
+                    found = json.loads(answer.read(MOST))
+                if isinstance(found, dict):
+                    return found
+                why = f"{type(found).__name__}, not an object of JSON"
             except urllib.error.HTTPError as error:
                 why = str(error)
                 with suppress(OSError, HTTPException):
                     why += f" {error.read(500).decode(errors='replace')}"
                 if error.code < 500 and error.code not in (408, 425, 429):
                     key = f" ({KEY} holds the server's key)" if error.code in (401, 403) else ""
-                    raise ValueError(f"{self.url}{path} refuses: {why}{key}") from None
+                    raise Refused(f"{self.url}{path} refuses: {why}{key}") from None
                 after = error.headers.get("Retry-After", "")
                 wait = float(after) if after.isdecimal() else wait
-            except (OSError, HTTPException, ValueError) as error:  # of these, JSON that breaks off
+            except (
+                OSError,
+                HTTPException,
+                ValueError,
+                RecursionError,
+            ) as error:  # JSON cut, or odd
                 why = str(error) or type(error).__name__
             if attempt + 1 < attempts:
                 time.sleep(min(60, wait))
@@ -130,7 +163,7 @@ class ServedModel:
         """
         past, tokens = np.asarray(past).tolist(), np.asarray(tokens).tolist()
         told, read, sent, cached = self._by(WAYS[self.kind], past, tokens)
-        self.count(len(past) + len(tokens), cached)
+        self.count(len(past) + len(tokens), cached if type(cached) is int else 0)
         if read != sent:
             raise UntrustedModel(
                 f"{self.url} read {read} tokens where {sent} were sent: serve the model without "
@@ -147,7 +180,7 @@ class ServedModel:
                     f"{self.url} tells nothing of token {at} (id {token}), but of "
                     f"{sorted(entry)[:3]}: it must score the ids it is sent, not the likeliest"
                 )
-            if entry[token] is None or not CLAMPED < entry[token] <= MORE:
+            if type(entry[token]) not in (int, float) or not CLAMPED < entry[token] <= MORE:
                 raise UntrustedModel(
                     f"{self.url} says that log q of token {at} (id {token}) is {entry[token]}, not "
                     "a finite number up to 0: serve the model in bfloat16 or float32"
@@ -182,25 +215,24 @@ class ServedModel:
                 other = windows[partners[0, row], splits[-1] :]
                 pairs = [([bos], windows[row]), ([bos], y), ([bos, *x], other)]
                 self.require_definition(pairs)
-        done = n - sum(map(len, missing.values()))
-        with (
-            ThreadPoolExecutor(self.requests) as pool,
-            tqdm(total=n, initial=done, unit="window", disable=not progress) as bar,
-        ):
+        done, pool = n - sum(map(len, missing.values())), ThreadPoolExecutor(self.requests)
+        with tqdm(total=n, initial=done, unit="window", disable=not progress) as bar:
             rest, jobs = (splits, ratio, bos, warm), {}
             for number, rows in missing.items():
                 each = ((windows[row], windows[partners[:, row]]) for row in rows)
                 jobs[number] = [pool.submit(self.window, *pair, *rest) for pair in each]
             try:
-                for number, some in jobs.items():
+                for number in list(jobs):
                     values = []
-                    for job in some:
+                    for job in jobs.pop(number):  # so that what is written is let go
                         values.append(job.result())
                         bar.update()
                     keys = values[0].keys()
                     shards.write(number, {key: np.stack([v[key] for v in values]) for key in keys})
-            finally:
-                pool.shutdown(cancel_futures=True)
+            except BaseException as error:  # answers may take minutes: Ctrl-C does not wait
+                pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+                raise
+        pool.shutdown()
 
     def require_definition(self, pairs) -> None:
         """UntrustedModel unless log q of some tokens is what the server predicts next itself.
@@ -232,6 +264,8 @@ class ServedModel:
         try:
             return way(self, *given)
         except UNLIKE as error:
+            if isinstance(error, Refused):
+                raise
             raise UntrustedModel(
                 f"{self.url} tells no log-probabilities of a prompt ({type(error).__name__}: "
                 f"{error}): take vLLM, SGLang or llama.cpp's server, of a version that does"
@@ -241,7 +275,7 @@ class ServedModel:
         body = {"model": self.name, "prompt": SAMPLE, "add_special_tokens": False}
         try:
             found = self.ask("/tokenize", body | {"content": SAMPLE, "add_special": False})
-        except (ValueError, RuntimeError):
+        except (Refused, RuntimeError):
             return  # not every server tells
         if "tokens" in found and found["tokens"] != ids:
             raise ValueError(
@@ -253,9 +287,9 @@ class ServedModel:
         """Whether this vLLM tells how much of a prompt was cached, when it may be."""
         try:
             found = self.ask("/inference/v1/generate", _scale_out(self, ids))
-        except (ValueError, RuntimeError):
+            return bool((found.get("usage") or {}).get("prompt_tokens_details"))
+        except (*UNLIKE, RuntimeError):
             return False
-        return bool((found.get("usage") or {}).get("prompt_tokens_details"))
 
 
 def _scale_out(server, prompt):
@@ -323,6 +357,10 @@ def _llamacpp(server, past, tokens):
 
 def _next(server, past) -> dict[int, float]:
     """The likeliest next tokens, by id, and their log q, where the server generates one."""
+    return {int(token): float(x) for token, x in _likeliest(server, past).items()}
+
+
+def _likeliest(server, past) -> dict:
     if server.kind == "llamacpp":
         body = {"prompt": past, "n_predict": 1, "n_probs": LIKELIEST, "cache_prompt": False}
         [entry] = server.ask("/completion", body)["completion_probabilities"]

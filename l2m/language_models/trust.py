@@ -43,7 +43,7 @@ def require_causal(model, window, bos) -> None:
         raise
     except FAULTS as error:
         raise UntrustedModel(f"{name} does not predict a text ({error}): {cure}") from error
-    moved = _largest(model, (log_q[0] - log_q[1]).abs(), log_q[0])
+    moved = largest(model, (log_q[0] - log_q[1]).abs(), log_q[0])
     if moved > TOLERANCE[_dtype(model)]:
         raise UntrustedModel(
             f"{name} is not causal (when the end of a window changes, log q of tokens before it "
@@ -91,7 +91,7 @@ def exact_way(model, method, batch, pieces, length, bos):
     ways = {way.__name__: way for way in (packed, prefix, whole)}
     if method not in ("auto", *ways):
         raise ValueError(f"unknown method {method!r}: 'packed', 'prefix', 'whole' or 'auto'")
-    by_length = _turns_by_length(model.config, length)
+    by_length = turns_by_length(model.config, length)
     if by_length and method in ("packed", "prefix"):
         raise ValueError(
             f"{type(model).__name__} turns long sequences by other angles than short ones, which "
@@ -148,7 +148,7 @@ def disagreement(model, batches, bos) -> float:
             expected = plain_log_q(model, tokens, at, bos)
             difference = (expected - got[:, at - first]).abs()
             found[kind].append(torch.stack([difference, expected]).flatten(1))
-    return max(_largest(model, *torch.cat(parts, 1)) for parts in found.values())
+    return max(largest(model, *torch.cat(parts, 1)) for parts in found.values())
 
 
 def plain_log_q(model, tokens, at, bos):
@@ -162,7 +162,7 @@ def plain_log_q(model, tokens, at, bos):
     return logits.float().log_softmax(-1).gather(2, tokens[:, at, None])[..., 0]
 
 
-def _largest(model, difference, log_q) -> float:
+def largest(model, difference, log_q) -> float:
     """The largest difference from `log_q`; in bf16 and fp16 the mean, unless a token is far off."""
     if _dtype(model) in ("float32", "float64"):
         return float(difference.max())
@@ -171,7 +171,7 @@ def _largest(model, difference, log_q) -> float:
     return float(far.max() if len(far) else difference.mean())
 
 
-def _turns_by_length(config, length) -> bool:
+def turns_by_length(config, length) -> bool:
     """Whether rotary angles of a sequence of so many tokens are others than of a short one's."""
     rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
     kinds = [rope, *(part for part in rope.values() if isinstance(part, dict))]

@@ -10,6 +10,7 @@ or `.parquet` file, or a folder of them.
 """
 
 import itertools
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -200,15 +201,32 @@ def text_files(path: str | Path) -> list[Path]:
     if path.exists() and not (path.is_dir() or path.is_file()):
         raise ValueError(f"{path} is neither a file nor a folder: write its text to a .txt file.")
     if path.is_dir():
-        files = [f for f in path.rglob("*") if f.is_file()]
-        files = [f for f in files if not any(map(NO_DOCUMENT.match, f.relative_to(path).parts))]
+        files = [file for file in _files_below(path) if not NO_DOCUMENT.match(file.name)]
     files = sorted(file for file in files if file.suffix.lower() in (".txt", ".parquet"))
+    for file in files:
+        if file.is_symlink() and not file.exists():
+            raise ValueError(f"{file} is a link that leads nowhere: mend it, or remove it.")
+    files = [file for file in files if file.is_file()]
     if not files:
         raise FileNotFoundError(f"{path} holds no .txt or .parquet file.")
     for name in map(str, files):
         if name.encode(errors="replace").decode() != name:
             raise ValueError(f"The name {name!r} is not UTF-8: rename it.")
     return files
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """What is in a folder and those below, but hidden ones; of links to folders each one once."""
+
+    def unread(error):
+        raise ValueError(f"{error.filename} cannot be read: {error.strerror}.")
+
+    seen = set()
+    for here, folders, names in os.walk(folder, onerror=unread, followlinks=True):
+        new = (real := os.path.realpath(here)) not in seen
+        seen.add(real)
+        folders[:] = sorted(f for f in folders if new and not NO_DOCUMENT.match(f))
+        yield from (Path(here, name) for name in names if new)
 
 
 def _read_files(files) -> Iterator[pd.DataFrame]:
@@ -241,6 +259,9 @@ def _plain(text, file: Path, where: str = "") -> str:
 
 def _read_text(file: Path) -> str:
     try:
+        with open(file, "rb") as start:  # what is no text may be larger than the memory
+            if b"\0" in start.read(1 << 16):
+                return "\0"
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 ({error}): {CONVERT}") from error

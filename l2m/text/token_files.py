@@ -24,6 +24,7 @@ from tqdm import tqdm
 from l2m.files import cache_dir, digest, held, opened, seal, tree_digest, write_atomic, writing
 
 SCHEMA = "tokens 2"
+LETTERS = 1 << 22  # after which a batch is encoded: it takes 100 bytes of memory a letter
 NOBODY = ("", "Anonymous", "Various")  # authors who may be any of the others
 
 
@@ -204,10 +205,8 @@ def _finished(partial: Path, dtype) -> list[dict]:
 
 def _encoded(documents, tokenizer):
     """Yield of every document what it is, its ids (n,), the tokens at which paragraphs start."""
-    size = max(8, os.cpu_count() or 1)  # a fast tokenizer takes a batch on all cores
     options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-    documents = iter(documents)
-    while batch := list(itertools.islice(documents, size)):
+    for batch in _batches(documents):
         encoded = tokenizer([text for _, text in batch], **options)
         for row, (about, text) in enumerate(batch):
             starts = np.empty(0)
@@ -215,6 +214,20 @@ def _encoded(documents, tokenizer):
                 first = [begin for begin, _ in encoded.encodings[row].offsets]
                 starts = np.intersect1d(first, paragraph_starts(text), return_indices=True)[1]
             yield about, encoded["input_ids"][row], starts
+        del encoded  # before the next one is made
+
+
+def _batches(documents):
+    """Lists of documents that are encoded at once: a fast tokenizer takes them on all cores."""
+    batch, letters = [], 0
+    for document in documents:
+        batch.append(document)
+        letters += len(document[1])
+        if letters > LETTERS or len(batch) == max(8, os.cpu_count() or 1):
+            yield batch
+            batch, letters = [], 0
+    if batch:
+        yield batch
 
 
 def _bos(tokenizer) -> int | None:

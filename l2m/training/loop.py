@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from l2m.files import held
+from l2m.information.resampling import is_integer
 from l2m.language_models.models import default_device, device_name, weights_sha256
 from l2m.training import acceleration
 from l2m.training.checkpoints import load_latest, save
@@ -51,6 +52,16 @@ class Training:
     graph: bool = False  # replay each step as one CUDA graph; for small models, all launches
     log_every: int = 10  # steps between rows of the table
     save_every: int = 0  # steps between checkpoints; 0: the end alone
+
+    def __post_init__(self):
+        least = {"steps": 1, "batch_size": 1, "gradient_accumulation_steps": 1}
+        for name in (*least, "warmup_steps", "log_every", "save_every"):
+            value, at_least = getattr(self, name), least.get(name, 0)
+            if not is_integer(value) or value < at_least:
+                raise ValueError(f"{name} is a whole number, at least {at_least}, not {value!r}")
+        for name in ("learning_rate", "weight_decay", "grad_clip"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is a number, at least 0, not {getattr(self, name)!r}")
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -202,7 +213,7 @@ class _Run:
                 found.append([float(x) for x in self.step_on(some, update=False)])
         error = {"fp32": (0.001, 0.02), "bf16": (0.01, 0.1)}[self.config.precision]  # fp32: TF32
         for what, a, b, most in zip(("loss", "gradient's norm"), *found, error, strict=True):
-            if not abs(a - b) <= most * abs(a):
+            if math.isfinite(a) and not abs(a - b) <= most * abs(a):  # else `mean` says it
                 raise RuntimeError(
                     f"compiled layers give a {what} of {b:.4g}, plain ones {a:.4g}: "
                     "the compiler errs; train with compile=False, or another torch"

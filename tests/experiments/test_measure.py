@@ -8,16 +8,19 @@ from stub_server import Tokenizer, serving
 
 from l2m.experiments import measure as module
 from l2m.experiments.measure import (
+    cache_terms,
     command_line,
     identity,
     measure,
     missed_terms,
     past_table,
     show_curves,
+    show_kept,
     window_bytes,
 )
 from l2m.information.bipartite import bipartite_mi, window_terms
 from l2m.information.resampling import clustered_stderr
+from l2m.language_models.cut_cache import cut_scores
 from l2m.language_models.scoring import partner_permutation, powers_of_two, score, score_whole
 from l2m.text.corpora import Windows, load_corpus
 
@@ -68,6 +71,29 @@ def test_the_cache_uses_scores_that_are_kept(corpus, monkeypatch):
     table = missed_terms("tests/missed", **about)
     assert sorted(table["split"].unique()) == [2, 4, 8]
     assert "--length 16" in table.attrs["command"]
+
+
+def test_cut_caches(corpus, monkeypatch):
+    about = {"corpus": "made-up", "length": 16, "windows": 12, "bos": 0, "dtype": "float32"}
+    table = cache_terms("tests/cut", budgets="2,1/2", warm="3", **about)
+    tokens, books = corpus[0], np.arange(12) // 2
+    how = {"warm": (3,), "groups": books, "bos_token_id": 0, "progress": False}
+    expected = cut_scores(tiny("llama"), tokens, ["2", "1/2"], **how)
+    found = table.set_index(["policy", "split", "size", "window"])["log_q"].sort_index()
+    for (policy, split, *size), log_q in expected.items():
+        here = found.loc[policy, split, size[0] if size else 0]
+        np.testing.assert_allclose(here, log_q, atol=1e-5)
+    assert len(table) == 12 * len(expected)
+    assert (table["book"] == table["window"] // 2).all()
+    assert "--what cache" in table.attrs["command"] and "--budgets 2,1/2" in table.attrs["command"]
+    line = next(line for line in show_kept(table).splitlines() if line.startswith("sink"))
+    kept = [expected["sink", s, 2] - expected["warm", s, 3] for s in (2, 4, 8)]
+    whole = [expected["full", s] - expected["warm", s, 3] for s in (2, 4, 8)]
+    shares = np.sum(kept, 1) / np.sum(whole, 1)
+    assert [float(x) for x in line.split()[2:]] == pytest.approx(shares, abs=2e-3)
+    for budgets in ("", "a", "0", "1/0", "-1", "2,"):
+        with pytest.raises(ValueError, match="--budgets is numbers of entries, or shares"):
+            cache_terms("tests/cut", budgets=budgets, **about)
 
 
 def test_fewer_documents(corpus):

@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from l2m.information.resampling import clustered_covariance
-from l2m.information.scaling import bootstrap_power_law, compare_laws, fit_power_law, local_exponent
+from l2m.information.scaling import (
+    bootstrap_power_law,
+    compare_laws,
+    fit_power_law,
+    local_exponent,
+    monotone,
+)
 
 X = 2.0 ** np.arange(1, 12)
 exponents = st.floats(-2, 2).filter(lambda b: abs(b) > 0.05)
@@ -259,3 +265,25 @@ def test_other_refusals():
     values += 0.05 - values.mean(axis=0)  # positive means, within noise of zero
     with pytest.raises(ValueError, match="not positive"):
         bootstrap_power_law(X, values)
+
+
+def best_monotone(y):
+    """The naive twin: isotonic regression by its min-max formula."""
+    n = len(y)
+    return [
+        max(min(np.mean(y[a : b + 1]) for b in range(i, n)) for a in range(i + 1)) for i in range(n)
+    ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(-3, 3), min_size=2, max_size=8))
+def test_the_curve_is_isotonic_regression(log_y):
+    x = np.exp(np.arange(len(log_y)))
+    np.testing.assert_allclose(
+        np.log(monotone(x, np.exp(log_y), x)), best_monotone(log_y), atol=1e-9
+    )
+
+
+def test_points_at_one_x_count_as_one():
+    x, y = np.array([1.0, 1.0, 4.0]), np.array([1.0, 4.0, 8.0])
+    np.testing.assert_allclose(monotone(x, y, [1.0, 2.0, 16.0]), [2.0, 4.0, 8.0])

@@ -3,13 +3,21 @@
 `L2M_TEST_SERVER` may name the URL of a real one, which serves the embedded model as smollm2-135m.
 """
 
+import itertools
 import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 from helpers import assert_same, naive, windows
 from stub_server import Tokenizer, model, serving
 
+from l2m.files import ROOT
 from l2m.information.bipartite import bipartite_mi
 from l2m.language_models import served
 from l2m.language_models.scoring import score, score_whole
@@ -185,3 +193,166 @@ def test_a_real_server_agrees_with_the_model_here():
     for estimator in ("direct", "vclub"):
         off = bipartite_mi(got, estimator).mi - bipartite_mi(here, estimator).mi
         assert abs(off).max() < 1.0
+
+
+# answers that are none
+
+
+ODD = [None, [], "no", 5, True, {}, {"data": None}, {"data": [5]}, {"data": [{"root": 1}]}]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_what_is_no_server_of_models_is_refused(odd):
+    with serving() as stub:
+        stub.answer = lambda path, body: odd
+        with pytest.raises((ValueError, RuntimeError)) as caught:
+            connected(stub)
+    assert re.search("gives no answer|is no server of language models", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({"total_slots": "many"}, "is no server of language models"),
+        ({"total_slots": 0}, ""),
+        ({"max_model_len": "long"}, "is no server of language models"),
+        ({"max_model_len": None, "meta": 7}, "is no server of language models"),
+        ({"meta": {"n_vocab": "97"}}, ""),
+    ],
+)
+def test_what_a_server_says_of_itself_may_be_odd(about, said):
+    with serving("llamacpp") as stub:
+
+        def answer(path, body, usual=stub.answer):
+            found = usual(path, body)
+            if path == "/v1/models":
+                found["data"][0] |= about
+            return found | about if path == "/props" else found
+
+        stub.answer = answer
+        if said:
+            with pytest.raises(ValueError, match=said):
+                connected(stub)
+        else:
+            assert scored(stub, windows(2), splits=[4]).splits == [4]
+
+
+VALUES = [None, "low", [], {}, True, False, -1e400, 10**400, "-1.5"]
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang", "llamacpp", "somebody"])
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: str(value)[:9])
+def test_a_log_probability_of_another_type_is_refused(kind, value):
+    with serving(kind) as stub:
+
+        def told(prompt, usual=stub.told):
+            return [entry and dict.fromkeys(entry, value) for entry in usual(prompt)]
+
+        stub.told = told
+        with pytest.raises(UntrustedModel):
+            scored(stub)
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang", "llamacpp", "somebody"])
+def test_answers_cut_to_pieces_are_refused_in_a_sentence(kind):
+    """Any part of any answer may be missing, or of another type."""
+
+    def breaking(usual, number, rng):
+        calls = itertools.count()
+
+        def answer(path, body):
+            found = usual(path, body)
+            return broken(found, rng) if next(calls) == number else found
+
+        return answer
+
+    def broken(value, rng):
+        if isinstance(value, dict) and value and rng.integers(4):
+            key = list(value)[rng.integers(len(value))]
+            return value | {key: broken(value[key], rng)}
+        if isinstance(value, list) and value and rng.integers(4):
+            i = rng.integers(len(value))
+            return [*value[:i], broken(value[i], rng), *value[i + 1 :]]
+        return [None, [], {}, "x", -7, {"a": 1}, [[]]][rng.integers(7)]
+
+    w = windows(2)
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        with serving(kind) as stub:
+            stub.answer = breaking(stub.answer, int(rng.integers(12)), rng)
+            try:
+                got = scored(stub, w, splits=[4], check=1)
+            except (ValueError, RuntimeError) as error:
+                assert stub.url in str(error) and "\n" not in str(error), seed
+            else:  # what was broken is not used
+                assert_same(got, score_whole(naive(model()), w, [4], 2, got.partners))
+
+
+def test_a_key_is_for_its_server_and_is_never_shown(monkeypatch):
+    seen = []
+    with serving() as stub, serving() as other:
+
+        def answer(path, body, usual=stub.answer):
+            return 302 if path == "/version" else usual(path, body)
+
+        stub.answer = answer
+        other.answer = lambda path, body: seen.append(path) or {"version": "1"}
+        stub.location = other.url + "/version"
+        with pytest.raises(ValueError, match="refuses: .*302"):
+            connected(stub)
+    assert not seen
+    for key in ("sk-secret\nX: y", "sk-secret…", "sk-\x07secret"):
+        monkeypatch.setenv(served.KEY, key)
+        with serving() as stub, pytest.raises(ValueError, match="L2M_SERVER_KEY holds") as caught:
+            connected(stub)
+        assert "secret" not in str(caught.value)
+    monkeypatch.setenv(served.KEY, "sk-secret\n")  # as a file gives it
+    with serving() as stub:
+        connected(stub)
+
+
+WAITING = """
+import sys
+import l2m.cli
+from l2m.language_models.served import ServedModel
+from stub_server import Tokenizer
+from l2m.language_models.scoring import score
+from helpers import windows
+
+def main():
+    served = ServedModel(sys.argv[1], "tiny", Tokenizer(), timeout=300)
+    score(served, windows(), splits=[4], check=0, folder=sys.argv[2])
+
+l2m.cli.main = main
+import l2m.__main__
+sys.exit(l2m.__main__.main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_does_not_wait_for_a_server(tmp_path, number):
+    hangs, asked = threading.Event(), threading.Event()
+    with serving() as stub:
+
+        def answer(path, body, usual=stub.answer):
+            if path == "/v1/completions" and len(body["prompt"]) > 5:
+                asked.set()
+                hangs.wait(60)
+            return usual(path, body)
+
+        stub.answer = answer
+        here = os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), str(ROOT)])
+        process = subprocess.Popen(
+            [sys.executable, "-c", WAITING, stub.url, str(tmp_path)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": here},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        assert asked.wait(60)
+        process.send_signal(number)
+        start = time.monotonic()
+        _, said = process.communicate(timeout=30)
+        assert time.monotonic() - start < 20
+        hangs.set()
+    assert process.returncode == 128 + number and "l2m: stopped; what" in said

@@ -11,7 +11,7 @@ import torch
 from helpers import tiny, words
 
 from l2m.chapters import calculator
-from l2m.language_models.models import load_model, load_tokenizer
+from l2m.language_models.models import fingerprint, load_model, load_tokenizer
 
 
 @functools.cache
@@ -98,6 +98,12 @@ def test_no_weights_and_no_config(folder):
     refused(lambda: load_model(str(folder)), "has no weights in safetensors")
     (folder / "config.json").unlink()
     refused(lambda: load_model(str(folder)), "model_type.*config.json")
+
+
+def test_a_folder_of_something_else_is_not_read_through(tmp_path, monkeypatch):
+    (tmp_path / "large.bin").write_bytes(b"x")
+    monkeypatch.setattr("l2m.language_models.models.tree_digest", None)
+    refused(lambda: fingerprint(str(tmp_path)), "holds no model: name a folder that has a config")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

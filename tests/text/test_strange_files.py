@@ -96,6 +96,45 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     refused(tmp_path, "holds no .txt or .parquet", FileNotFoundError)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_links_are_followed_once_and_none_leads_nowhere(tmp_path):
+    """A folder that is a link is read, as often as it is there for the first time."""
+    (tmp_path / "shelf").mkdir()
+    (tmp_path / "shelf/b.txt").write_text("two")
+    (tmp_path / "books/more").mkdir(parents=True)
+    (tmp_path / "books/a.txt").write_text("one")
+    (tmp_path / "books/shelf").symlink_to(tmp_path / "shelf")
+    (tmp_path / "shelf/again").symlink_to(tmp_path / "shelf")
+    (tmp_path / "books/more/round").symlink_to(tmp_path / "books")
+    assert load_corpus(tmp_path / "books").texts == ["one", "two"]
+    (tmp_path / "books/c.txt").symlink_to(tmp_path / "gone.txt")
+    refused(tmp_path / "books", r"books/c.txt is a link that leads nowhere: mend it")
+    (tmp_path / "books/c.txt").unlink()
+    (tmp_path / "books/c.txt").symlink_to(tmp_path / "books/c.txt")
+    refused(tmp_path / "books", r"books/c.txt is a link that leads nowhere: mend it")
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.txt").write_text(name)
+
+    def scandir(path, real=os.scandir):
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(ValueError, match=f"{tmp_path}/b cannot be read: Permission denied"):
+        load_corpus(tmp_path)
+
+
+def test_a_huge_file_that_is_no_text_is_not_read(tmp_path):
+    with open(tmp_path / "x.txt", "wb") as file:
+        file.truncate(1 << 40)
+    refused(tmp_path / "x.txt", "is not UTF-8")
+
+
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     def forbidden(*_, **__):
         raise PermissionError(13, "Permission denied")
@@ -128,8 +167,10 @@ def test_text_that_is_said_again_and_again_is_read(tmp_path):
 def test_many_small_files_are_looked_for_once_and_read_together(tmp_path, monkeypatch):
     for i in range(2000):
         (tmp_path / f"f{i:04d}.txt").write_text(f"one {i}\n\ntwo")
-    looked, real = [], Path.rglob
-    monkeypatch.setattr(Path, "rglob", lambda *given: looked.append(given) or real(*given))
+    looked, real = [], os.walk
+    monkeypatch.setattr(
+        os, "walk", lambda *given, **how: looked.append(given) or real(*given, **how)
+    )
     start = time.process_time()
     corpus = load_corpus(tmp_path)
     assert time.process_time() - start < 3  # a table for each took ten times as long

@@ -251,6 +251,11 @@ def test_rates_rise_and_fall():
         ({"graph": True}, "needs one process and a GPU"),
         ({"precision": "fp8"}, "'bf16' or 'fp32'"),
         ({"learning_rate": 1e30}, "the loss is nan at step 2: lower the learning rate"),
+        ({"steps": 0}, "steps is a whole number, at least 1, not 0"),
+        ({"batch_size": 2.0}, "batch_size is a whole number, at least 1, not 2.0"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is .* at least 1"),
+        ({"save_every": -1}, "save_every is a whole number, at least 0, not -1"),
+        ({"learning_rate": float("nan")}, "learning_rate is a number, at least 0, not nan"),
     ],
 )
 def test_bad_settings_are_named(change, message):
@@ -276,6 +281,17 @@ def test_a_compiler_that_errs_is_found_before_the_first_step(fault):
     with pytest.raises(RuntimeError, match="the compiler errs; train with compile=False"):
         train(model, Copying(), config, device="cpu", progress=False)
     assert torch.equal(layer.mlp.c_fc.weight, before)
+
+
+def test_weights_that_are_no_numbers_are_no_fault_of_the_compiler():
+    model = small("gpt2")
+    for layer in model.transformer.h:
+        layer.compile = lambda: None
+    with torch.no_grad():
+        model.transformer.wpe.weight[4] = float("nan")
+    config = Training(**{**vars(CONFIG), "compile": True, "log_every": 1})
+    with pytest.raises(RuntimeError, match="the loss is nan at step 1"):
+        train(model, Copying(), config, device="cpu", progress=False)
 
 
 def test_a_mamba_without_kernels_is_refused_on_a_gpu(monkeypatch):

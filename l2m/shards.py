@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from l2m.files import DamagedFile, as_json, digest, held, intact, opened, seal, write_atomic
-from l2m.language_models.models import model_sha256
 
 SCHEMA = "scores 2"
 CURE = "remove it, and what else is there is kept"
@@ -23,11 +22,13 @@ CURE = "remove it, and what else is there is kept"
 class Shards:
     """The finished and missing shards of one scoring run; without a folder, kept in memory.
 
+    `settings` are all that it depends on, the windows (n, T) and an identity of the model among
+    them; a shard holds `size` windows.
     As a context it holds the lock beside the folder. Under `torchrun` each process takes every
     world-th shard, and all wait for the last before they merge.
     """
 
-    def __init__(self, folder, model, settings: dict, size: int):
+    def __init__(self, folder, settings: dict, size: int):
         n = len(settings["windows"])
         self.rows = np.split(np.arange(n), range(size, n, size))
         self.folder = None if folder is None else Path(folder)
@@ -37,7 +38,7 @@ class Shards:
         if self.folder is not None:
             arrays = {k: digest(x) for k, x in settings.items() if isinstance(x, np.ndarray)}
             manifest = settings | arrays | {"shape": list(settings["windows"].shape)}
-            self.manifest = as_json(manifest | {"model": model_sha256(model), "size": size})
+            self.manifest = as_json(manifest | {"size": size})
 
     def __enter__(self):
         with ExitStack() as stack:  # lets the lock go if what follows fails

@@ -18,7 +18,7 @@ import os, signal, sys
 import numpy as np, torch
 sys.path.insert(0, {tests!r})
 from helpers import tiny
-from l2m.language_models import shards
+from l2m import shards
 from l2m.language_models.scoring import score
 torch.set_num_threads(1)
 after = {after}
