@@ -138,10 +138,11 @@ def cut(path, place):
 @pytest.mark.filterwarnings("ignore:.*damaged")
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_no_damage_is_taken_for_what_was_stored(tmp_path, kind, share):
+def test_no_damage_is_taken_for_what_was_stored(tmp_path, kind, share, record_property):
     """It is said with the file's name and what to do, or what is damaged is made again."""
     expected, whole = kind(tmp_path), stored(tmp_path)
     assert len(whole) >= 2
+    record_property("tried", 2 * len(whole))
     for file, content in whole.items():
         place = int(share * len(content))
         for damage in (flip, cut):

@@ -159,9 +159,8 @@ def cache_terms(
     """
     given = locals()
     _require("length", length, 4, inf)
-    if not all(
-        re.fullmatch(r"0*[1-9][0-9]{0,8}(/0*[1-9][0-9]{0,8})?", b) for b in budgets.split(",")
-    ):
+    number = r"0*[1-9][0-9]{0,8}"
+    if not all(re.fullmatch(f"{number}(/{number})?", b) for b in budgets.split(",")):
         said = "numbers of entries, or shares of the past, such as 16,64,1/2"
         raise ValueError(f"--budgets is {said}, not {budgets[:40]!r}.")
     cut = partial(cut_table, budgets=budgets.split(","), warm=_counts(warm))

@@ -254,8 +254,9 @@ def test_a_log_probability_of_another_type_is_refused(kind, value):
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang", "llamacpp", "somebody"])
-def test_answers_cut_to_pieces_are_refused_in_a_sentence(kind):
+def test_answers_cut_to_pieces_are_refused_in_a_sentence(kind, record_property):
     """Any part of any answer may be missing, or of another type."""
+    record_property("tried", 60)
 
     def breaking(usual, number, rng):
         calls = itertools.count()
