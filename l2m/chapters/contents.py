@@ -5,6 +5,7 @@ page and the page of claims, from what the chapters said; the status; the refere
 page's picture, chapter 1's.
 """
 
+import io
 import json
 import re
 from pathlib import Path
@@ -114,7 +115,36 @@ def status_page() -> str:
             if file != claims_file(path.stem):
                 about = json.loads(file.read_text(encoding="utf-8"))
                 commands.setdefault(about["command"], []).append(about)
-    return _render("status", ran=ran, recorded=recorded, called=called)
+    values = {name: _benchmark(name) for name in ("promises", "soak-cpu")}
+    promises, soak = values.values()
+    return _render(
+        "status", ran=ran, recorded=recorded, called=called, promises=promises, soak=soak
+    )
+
+
+def _benchmark(name: str) -> dict:
+    """Return what results/benchmarks/ holds of a name; nothing where it is not recorded."""
+    file = ROOT / "results" / "benchmarks" / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def soak_curve() -> str:
+    """Return a picture of the memory of mixed work by the minute, `benchmarks/soak.py`'s."""
+    import matplotlib.pyplot as plt
+
+    from l2m.chapters.figures import use_style
+
+    use_style()
+    seconds, megabytes = zip(*_benchmark("soak-cpu")["seconds_and_mb"], strict=True)
+    with plt.rc_context({"svg.hashsalt": "soak"}):
+        figure, ax = plt.subplots(figsize=(6.4, 2.6))
+        ax.plot([s / 60 for s in seconds], megabytes)
+        ax.set(xlabel="minutes", ylabel="memory held, MB", ylim=(0, None))
+        text = io.StringIO()
+        plain = {"Date": None, "Creator": None}
+        figure.savefig(text, format="svg", bbox_inches="tight", metadata=plain)
+        plt.close(figure)
+    return text.getvalue()
 
 
 def claims_page() -> str:
@@ -167,3 +197,5 @@ def write_pages() -> None:
     write_atomic(book_dir() / "references.md", references_page())
     write_atomic(book_dir() / "status.md", status_page())
     write_atomic(book_dir() / "argument.svg", argument())
+    if _benchmark("soak-cpu"):
+        write_atomic(book_dir() / "soak.svg", soak_curve())
