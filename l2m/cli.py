@@ -25,6 +25,7 @@ _MEASUREMENTS = {  # --what → functions of l2m.experiments.measure: it, and wh
     "past": ("past_terms", "show_costs"),
     "missed": ("missed_terms", "show_gains"),
     "cache": ("cache_terms", "show_kept"),
+    "bytes": ("window_bytes", "show_bytes"),
 }
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -179,11 +180,14 @@ def check(chapters: Chapters = None) -> int:
 def measure(
     name: Annotated[str, typer.Argument(help="Of the result: FOLDER/NAME, or NAME in measured/.")],
     what: Annotated[
-        Literal["information", "past", "missed", "cache"],
-        _option(help="What the past knows (by default), a model uses, misses, a cut cache keeps."),
+        Literal["information", "past", "missed", "cache", "bytes"],
+        _option(
+            help="What the past knows (by default), what of it a model uses, misses, or a cut "
+            "cache keeps; or how long tokens are."
+        ),
     ] = "information",
     corpus: Annotated[Text, _option(help="Name or path; by default english-novels-100.")] = None,
-    model: Annotated[Text, _option(help="Name, path, Hub id; by default smollm2-135m.")] = None,
+    model: Annotated[Text, _option(help="Hub id, folder, .gguf; by default smollm2-135m.")] = None,
     length: Annotated[Count, _count("Tokens a window; by default 2048, past: 4096.", 1)] = None,
     windows: Annotated[Count, _count("How many; by default 1000, past and cache: 200.", 1)] = None,
     ratio: Annotated[Count, _count("The largest L/ℓ; by default 2.", 2)] = None,

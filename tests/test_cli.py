@@ -83,7 +83,7 @@ def test_the_version(capsys):
         (["measure"], "Missing argument 'name' (see `l2m measure --help`)."),
         (
             ["measure", "x", "--what", "all"],
-            "'all' is not one of 'information', 'past', 'missed', 'cache'",
+            "'all' is not one of 'information', 'past', 'missed', '",
         ),
         (["measure", "x", "--seed", "-1"], "'--seed'"),
         (["measure", "x", "--windows", "many"], "'--windows'"),

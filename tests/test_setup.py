@@ -83,7 +83,10 @@ def test_importing_the_package_loads_nothing_heavy():
 def test_few_modules_load_torch_when_imported():
     package = Path(l2m.__file__).parent
     # what runs models
-    rooms = {"training": None, "language_models": {"likelihood", "packing", "trust", "served"}}
+    rooms = {
+        "training": None,
+        "language_models": {"likelihood", "packing", "trust", "served", "cut_cache"},
+    }
     rooms |= {"experiments": {"bottleneck"}, "memory": {"power_attention"}}
     names = []
     for path in sorted(package.rglob("*.py")):
@@ -127,7 +130,7 @@ def test_ci_runs_the_readmes_command():
 def test_the_house_stays_small():
     lines = {path: len(path.read_text().splitlines()) for path in ROOT.glob("l2m/**/*.py")}
     assert {path.name: n for path, n in lines.items() if n > 400} == {}
-    assert len(list(ROOT.glob("l2m/*.py"))) <= 5
+    assert len(list(ROOT.glob("l2m/*.py"))) <= 6
     for room in {path.parent for path in lines} - {ROOT / "l2m"}:
         assert len(list(room.glob("*.py"))) <= 8, f"{room.name}: seven files beside its docstring"
         assert '"""' in (room / "__init__.py").read_text()[:4]

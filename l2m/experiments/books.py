@@ -15,6 +15,7 @@ from math import inf
 import numpy as np
 import pandas as pd
 
+from l2m.experiments.measure import byte_table
 from l2m.experiments.position_losses import block_edges, block_means
 from l2m.experiments.runs import Experiment, PowerRun, grids_of, main_process
 from l2m.files import digest, write_atomic
@@ -24,7 +25,7 @@ from l2m.language_models.scoring import score
 from l2m.results import recorded
 from l2m.text import archives
 from l2m.text.corpora import fingerprint, load_corpus, token_file
-from l2m.text.sequences import Sequences
+from l2m.text.sequences import Sequences, Windows
 from l2m.text.shared_passages import require_apart
 from l2m.text.token_files import TokenFile
 
@@ -315,3 +316,17 @@ EXPERIMENT = Experiment(
     params=_params,
     dtype="bf16 autocast of fp32 weights",
 )
+
+
+def held_out_bytes(grid: str = "book") -> pd.DataFrame:
+    """How long the tokens are, in bytes, of the windows that `terms` are of: see `byte_table`."""
+    runs = EXPERIMENT.runs(grid)
+    params = {key: value for key, value in _params(grid, runs).items() if key != "runs"}
+    books = runs[0].books
+
+    def compute():
+        tokens, owner = books.held_out_windows(books.file())
+        windows = Windows(tokens, owner, np.zeros(len(owner), int))
+        return byte_table(windows, models.load_tokenizer(books.tokenizer))
+
+    return recorded("03_bipartite_mi/held-out-bytes", params, compute)

@@ -3,7 +3,8 @@
 Corpus → windows → scores (kept in the cache, so that a killed run goes on) → tables: `measure`, the
 terms of both estimators of I_BP, and the loss by position; `past_terms`, what the second half of a
 window costs after ever less of the first; `missed_terms`, what a cache of words adds to the model;
-`cache_terms`, what the second half costs after the model's own cache, cut to a budget.
+`cache_terms`, what the second half costs after the model's own cache, cut to a budget; and
+`window_bytes`, how long the tokens are.
 """
 
 import inspect
@@ -26,6 +27,7 @@ from l2m.language_models.models import EMBEDDED
 from l2m.language_models.scoring import powers_of_two, score
 from l2m.results import recorded
 from l2m.text.corpora import fingerprint, load_corpus
+from l2m.text.sequences import byte_lengths, require_faithful
 
 NOVELS = "english-novels-100"
 
@@ -157,9 +159,8 @@ def cache_terms(
     """
     given = locals()
     _require("length", length, 4, inf)
-    if not all(
-        re.fullmatch(r"0*[1-9][0-9]{0,8}(/0*[1-9][0-9]{0,8})?", b) for b in budgets.split(",")
-    ):
+    number = r"0*[1-9][0-9]{0,8}"
+    if not all(re.fullmatch(f"{number}(/{number})?", b) for b in budgets.split(",")):
         said = "numbers of entries, or shares of the past, such as 16,64,1/2"
         raise ValueError(f"--budgets is {said}, not {budgets[:40]!r}.")
     cut = partial(cut_table, budgets=budgets.split(","), warm=_counts(warm))
@@ -178,6 +179,43 @@ def cut_table(model, tokens, *, groups, **options) -> pd.DataFrame:
         rows.append(pd.DataFrame(about | cut | {"log_q": log_q}))
     table = pd.concat(rows, ignore_index=True)
     return table.astype({"window": "int32", "book": "int32", "split": "int32", "size": "int32"})
+
+
+def window_bytes(
+    name, corpus=NOVELS, model=EMBEDDED, length=2048, windows=1000, seed=0, documents=0
+) -> pd.DataFrame:
+    """Where the windows of `measure` start, and how long their tokens are, in bytes.
+
+    DataFrame `window, book, start, tokens, bytes`: the character of the book at which a window
+    starts, and the UTF-8 bytes of its first 2, 4, 8, …, `length` tokens. Only the tokenizer of the
+    `model` is loaded. Books and paragraphs are drawn by `seed` alone, so windows of two tokenizers
+    start at the same places, but where one would overlap another, or leave its book.
+    """
+    given = {key: value for key, value in locals().items() if key not in ("name", "documents")}
+    params = given | identity(corpus, model, documents)
+
+    def compute():
+        tokenizer = models.load_tokenizer(model)
+        texts = load_corpus(corpus, documents or None)
+        drawn = texts.windows(tokenizer, length, windows, seed)
+        require_faithful(tokenizer, drawn, texts.texts)
+        return byte_table(drawn, tokenizer)
+
+    command = command_line("bytes", window_bytes, name, params)
+    return recorded(name, params, compute, command=command)
+
+
+def byte_table(windows, tokenizer) -> pd.DataFrame:
+    """`window_bytes`, of `l2m.text.sequences.Windows`."""
+    n, length = windows.tokens.shape
+    first = [*(2**k for k in range(1, (length - 1).bit_length())), length]
+    bytes_ = byte_lengths(tokenizer, windows.tokens, first)
+    row = {"window": np.arange(n), "book": windows.groups, "start": windows.starts}
+    tables = [
+        pd.DataFrame(row | {"tokens": k, "bytes": some})
+        for k, some in zip(first, bytes_.T, strict=True)
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def position_costs(scores) -> pd.DataFrame:
@@ -319,3 +357,9 @@ def show_kept(table) -> str:
     warm = table.loc[table["policy"] == "warm", "size"].max()
     shares = kept_shares(kept_nats(table, warm, n=1))[0].unstack("split")
     return f"share kept, by split\n{shares.round(3).to_string(na_rep='')}"
+
+
+def show_bytes(table) -> str:
+    """The mean number of bytes of a token, from what `window_bytes` returns."""
+    mean = table.groupby("tokens")["bytes"].mean()
+    return (mean / mean.index).rename("bytes per token").round(3).to_string()

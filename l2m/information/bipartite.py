@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from l2m.information.resampling import clustered_stderr
+from l2m.information.scaling import bootstrap_power_law
 
 HEAD = 2  # tokens at the start of Y whose marginal a model cannot know after BOS
 
@@ -125,3 +126,38 @@ def _terms(scores, ratio):
     if ratio not in terms["ratio"].to_numpy():
         raise ValueError(f"the scores hold no complete split with L/ℓ = {ratio}: score with it")
     return terms[terms["ratio"] == ratio], ratio
+
+
+def per_byte(terms, sizes, at=4096, shortest=100, seed=0) -> dict:
+    """A model's quality and its laws of I_BP, by bytes: what models of other tokenizers share.
+
+    `terms` is of `window_terms`; `sizes` has the bytes of the first k tokens of the same windows,
+    `window, tokens, bytes` (`l2m.experiments.measure.window_bytes`). Returns `bits`, what a byte of
+    the second halves of windows costs after the first, and its standard `error` over books; and by
+    "direct" and "vclub" the `PowerLaw` of I_BP in the bytes of X and Y together, from a length of
+    `shortest` bytes on, with intervals over books: its amplitude is the value `at` bytes.
+    ValueError if `sizes` lacks some, else as `bootstrap_power_law`.
+    """
+    books = terms.drop_duplicates("window").set_index("window")["book"]
+    last = _terms(terms, 2)[0].query("split == split.max()").set_index("window")
+    split = int(last["split"].iloc[0])
+    size = _sizes(sizes, [split, 2 * split], last.index)
+    cost, many = -last["joint"] / np.log(2), size[2 * split] - size[split]
+    out = {"bits": cost.sum() / many.sum()}
+    off = (cost - out["bits"] * many).to_frame() / many.mean()
+    out["error"] = clustered_stderr(off, books.loc[last.index])[0]
+    for name in ("direct", "vclub"):
+        values = window_mi(terms, name, ratio=2)
+        length = _sizes(sizes, 2 * values.columns, values.index).mean().to_numpy()
+        far, owner = length >= shortest, books.loc[values.index]
+        values = values.loc[:, far].to_numpy()
+        out[name] = bootstrap_power_law(length[far] / at, values, owner, seed=seed)
+    return out
+
+
+def _sizes(sizes, tokens, windows) -> pd.DataFrame:
+    """Bytes of the first so many tokens (columns) of some windows (rows)."""
+    table = sizes.pivot(index="window", columns="tokens", values="bytes")
+    if missing := [*set(tokens) - set(table), *set(windows) - set(table.index)]:
+        raise ValueError(f"the sizes lack lengths or windows ({missing[:3]}): take those of these")
+    return table.loc[windows, list(tokens)]

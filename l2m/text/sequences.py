@@ -107,6 +107,31 @@ def draw_windows(texts, tokenizer, length: int, n: int, seed: int) -> Windows:
     return Windows(tokens, np.array(groups, int), np.array(starts, int))
 
 
+def byte_lengths(tokenizer, tokens, first) -> np.ndarray:
+    """UTF-8 bytes of the first k tokens of each window (n, T), for every k of `first`: (n, len).
+
+    A character of which only a part has come counts as the three bytes of a replacement character.
+    """
+    texts = [_decoded(tokenizer, np.asarray(tokens)[:, :k]) for k in first]
+    return np.array([[len(text.encode()) for text in some] for some in texts]).T
+
+
+def require_faithful(tokenizer, windows: Windows, texts) -> None:
+    """ValueError unless the tokens of every window decode to the text that they were read from."""
+    for text, book, start in zip(
+        _decoded(tokenizer, windows.tokens), windows.groups, windows.starts, strict=True
+    ):
+        if not texts[book if len(texts) > 1 else 0].startswith(text.rstrip("\ufffd"), start):
+            raise ValueError(
+                "the tokenizer does not give back the text that it has read, so that the bytes of "
+                "its tokens are not known: take a model with another"
+            )
+
+
+def _decoded(tokenizer, tokens) -> list[str]:
+    return tokenizer.batch_decode(tokens.tolist(), clean_up_tokenization_spaces=False)
+
+
 def _windows(text: str, order: np.ndarray, length: int, tokenizer) -> Iterator[tuple]:
     """Yield first character and ids of windows of a book, as far as they do not overlap."""
     taken: list[tuple[int, int]] = []

@@ -22,8 +22,10 @@ from l2m.experiments.books import (
     BookTask,
     HeldOut,
     evenly_cut,
+    held_out_bytes,
 )
 from l2m.results import MissingResult
+from l2m.text.vocabularies import token_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -257,3 +259,15 @@ def test_in_how_many_parts_a_batch_is_processed_is_no_other_run(books):
     run = small("gpt2", books)
     assert run.folder == small("gpt2", books, gradient_accumulation_steps=2).folder
     assert run.folder != small("gpt2", books, seed=1).folder
+
+
+def test_bytes_of_the_windows_that_models_are_scored_on(tmp_path, monkeypatch):
+    library(tmp_path / "books", books=8, paragraphs=80)
+    name, sizes = f"bpe:{tmp_path / 'books'}:300", {"windows": 9, "window_length": 16}
+    books = Books((str(tmp_path / "books"),), name, held_out=3, **sizes)
+    monkeypatch.setitem(EXPERIMENT.grids, "test", [small("gpt2", books)])
+    windows, owner = books.held_out_windows(books.file())
+    each = token_bytes(module.models.load_tokenizer(name))[windows]
+    for k, some in held_out_bytes("test").groupby("tokens"):
+        assert some["bytes"].tolist() == each[:, :k].sum(1).tolist()
+        assert some["book"].tolist() == owner.tolist()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import naive, tiny, windows
+from helpers import library, naive, tiny, windows, words
 from stub_server import Tokenizer, serving
 
 from l2m.experiments import measure as module
@@ -16,12 +16,13 @@ from l2m.experiments.measure import (
     past_table,
     show_curves,
     show_kept,
+    window_bytes,
 )
 from l2m.information.bipartite import bipartite_mi, window_terms
 from l2m.information.resampling import clustered_stderr
 from l2m.language_models.cut_cache import cut_scores
 from l2m.language_models.scoring import partner_permutation, powers_of_two, score, score_whole
-from l2m.text.corpora import Windows
+from l2m.text.corpora import Windows, load_corpus
 
 
 @pytest.fixture
@@ -177,3 +178,24 @@ def test_costs_after_a_short_past_are_those_of_whole_passes():
         for first, end in ((1, 2), (2, 4), (4, 8), (8, 13)):
             some = rows[rows["first"] == first].sort_values("window")
             np.testing.assert_allclose(some["cost"], cost[:, first - 1 : end - 1].sum(1), rtol=1e-5)
+
+
+def test_bytes_of_windows_are_those_of_the_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "recorded", lambda name, params, compute, command: compute())
+    (tmp_path / "books").mkdir()
+    rng, letters = np.random.default_rng(0), [*"eéaé北n ,🙂 "]
+    for i in range(3):
+        parts = ("It was. " + "".join(rng.choice(letters, 300)) for _ in range(8))
+        (tmp_path / "books" / f"{i}.txt").write_text("\n\n".join(parts), encoding="utf-8")
+    corpus = str(tmp_path / "books")
+    table = window_bytes("tests/bytes", corpus, length=50, windows=6)
+    assert table["tokens"].unique().tolist() == [2, 4, 8, 16, 32, 50]
+    tokenizer, texts = module.models.load_tokenizer(), load_corpus(corpus).texts
+    for row in table.itertuples():
+        text = texts[row.book][row.start :]
+        encoded = tokenizer([text], add_special_tokens=False)
+        end = encoded.token_to_chars(0, row.tokens - 1).end
+        assert abs(row.bytes - len(text[:end].encode())) <= 3  # of a character cut in two
+    library(tmp_path / "library")
+    with pytest.raises(ValueError, match="does not give back the text"):
+        window_bytes("tests/b", str(tmp_path / "library"), words(tmp_path / "words"), 50, 6)

@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2m.experiments.word_cache import cache_gain
-from l2m.information.bipartite import bipartite_mi, clustered_stderr, window_mi, window_terms
+from l2m.information.bipartite import (
+    bipartite_mi,
+    clustered_stderr,
+    per_byte,
+    window_mi,
+    window_terms,
+)
 from l2m.information.scaling import bootstrap_power_law
 from l2m.language_models.scoring import Scores, partner_permutation, score_whole
 from l2m.sources import CopySource, MarkovSource
@@ -158,3 +164,33 @@ def test_what_is_not_there_is_named():
         bipartite_mi(scores, "infonce")
     with pytest.raises(ValueError, match="L/ℓ = 5"):
         bipartite_mi(scores, ratio=5)
+
+
+def test_a_law_in_bytes_is_the_law_in_tokens_stretched():
+    """With 4 bytes a token x = 4L: the exponent stays, and the amplitude is the value at `at`."""
+    rng, splits = np.random.default_rng(0), 2 ** np.arange(1, 11)
+    books = np.repeat(np.arange(30), 4)
+    tables = []
+    for split in splits:
+        noise = np.exp(0.1 * rng.standard_normal(120) - 0.005)
+        joint = -3.0 * split + 2.0 * (2 * split) ** 0.6 * noise
+        row = {"window": np.arange(120), "book": books, "split": split, "ratio": 2}
+        row |= {"joint": joint, "marginal": -3.0 * split, "partner_marginal": -3.0 * split}
+        tables.append(pd.DataFrame(row | {"shuffled": -3.0 * split - (2 * split) ** 0.6}))
+    terms = pd.concat(tables)
+    sizes = [{"window": w, "tokens": k, "bytes": 4 * k} for w in range(120) for k in 2 * splits]
+    sizes = pd.DataFrame([*sizes, *({"window": w, "tokens": 2, "bytes": 8} for w in range(120))])
+    found = per_byte(terms, sizes, at=1000, shortest=100)
+    for name, factor in (("direct", 2.0), ("vclub", 3.0)):
+        values, law = window_mi(terms, name).loc[:, 16:], found[name]
+        plain = bootstrap_power_law(2 * values.columns, values.to_numpy(), books)
+        assert law.exponent == pytest.approx(plain.exponent)
+        assert law.exponent_interval == pytest.approx(plain.exponent_interval)
+        assert law.amplitude == pytest.approx(plain(250.0))
+        assert law.amplitude_interval[0] < factor * 250**0.6 < law.amplitude_interval[1]
+    last = terms[terms["split"] == 1024]["joint"]
+    assert found["bits"] == pytest.approx(-last.mean() / 4096 / np.log(2))
+    alone = clustered_stderr(last.to_numpy()[:, None] / 4096 / np.log(2), books)
+    assert found["error"] == pytest.approx(alone[0])
+    with pytest.raises(ValueError, match="lack lengths or windows"):
+        per_byte(terms, sizes[sizes["window"] > 3])

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from gguf import GGUFWriter
 from helpers import ROTARY, flip, tiny, words
 from safetensors.torch import load_file, save_file
 
@@ -119,16 +120,17 @@ def embedded(tmp_path, monkeypatch):
     import transformers
 
     monkeypatch.setenv("L2M_CACHE", str(tmp_path / "cache"))
-    tokenizer, none = load_tokenizer(words(tmp_path / "words")), {"missing_keys": set()}
-    loads = {"AutoModelForCausalLM": lambda **_: (tiny("llama"), none | {"mismatched_keys": set()})}
-    loads["AutoTokenizer"] = lambda **_: tokenizer
+    tokenizer, info = load_tokenizer(words(tmp_path / "words")), {"missing_keys": set()}
+    info |= {"mismatched_keys": set()}
+    loads = {"AutoModelForCausalLM": lambda *_, **__: (tiny("llama"), info)}
+    loads["AutoTokenizer"] = lambda *_, **__: tokenizer
     with monkeypatch.context() as patch:
         for kind, load in loads.items():
             patch.setattr(getattr(transformers, kind), "from_pretrained", load)
         left = cache_dir() / "models" / f"{models.EMBEDDED}-{models.EMBEDDED_SHA256[:12]}.partial"
         left.mkdir(parents=True)
         (left / "half.safetensors").write_text("of a process that was killed")
-        folder = models._embedded_folder()
+        folder = models._dequantised(models.EMBEDDED)
     assert not left.exists() and not (folder / "half.safetensors").exists()
     return folder
 
@@ -144,3 +146,63 @@ def test_the_embedded_model_is_verified_before_it_is_used(embedded, name):
             with pytest.raises(DamagedFile, match="is damaged.*remove .*and it is made again"):
                 load()
         file.write_bytes(whole)
+
+
+PARTS = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output"}
+PARTS |= {"q_norm": "attn_q_norm", "k_norm": "attn_k_norm", "input_layernorm": "attn_norm"}
+PARTS |= {"post_attention_layernorm": "post_attention_norm"}
+PARTS |= {"pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm"}
+PARTS |= {"gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down"}
+PARTS |= {"embed_tokens": "token_embd", "norm": "output_norm"}
+
+
+def gguf(file):
+    """Write a tiny Gemma 3 as llama.cpp keeps one, with its tokenizer; return the model."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{i:02X}>" for i in range(256))]
+    tokens += ["▁", "a", "b", "ab", "▁a"]
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "head_dim": 16}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": len(tokens)}
+    sizes |= {"sliding_window": 8, "max_position_embeddings": 64}
+    model = Gemma3ForCausalLM(Gemma3TextConfig(**sizes)).requires_grad_(False)
+    writer = GGUFWriter(file, "gemma3")
+    for add, value in {
+        "block_count": 1, "context_length": 64, "embedding_length": 32, "feed_forward_length": 64,
+        "head_count": 2, "head_count_kv": 1, "key_length": 16, "value_length": 16,
+        "sliding_window": 8, "layer_norm_rms_eps": 1e-6, "rope_freq_base": 1e6,
+        "vocab_size": len(tokens), "tokenizer_model": "llama", "token_list": tokens,
+        "token_scores": [-float(i) for i in range(len(tokens))],
+        "token_types": [3, 3, 3, 2, *[6] * 256, *[1] * 5],
+        "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "unk_token_id": 3,
+    }.items():  # fmt: skip
+        getattr(writer, f"add_{add}")(value)
+    for name, weight in model.state_dict().items():
+        *path, part, _ = name.split(".")
+        if part != "lm_head":
+            layer = f"blk.{path[2]}." if "layers" in path else ""
+            one = "norm" in part  # Gemma multiplies by 1 + w: the file holds that
+            writer.add_tensor(f"{layer}{PARTS[part]}.weight", (weight + one).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return model.eval()
+
+
+def test_a_gguf_file_is_a_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("L2M_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "tiny.gguf"
+    written, name = gguf(file), str(file)
+    model, tokenizer = load_model(name), load_tokenizer(name)
+    assert weights_sha256(model) == weights_sha256(written)
+    ids = torch.tensor([[2, *tokenizer("ab a\n", add_special_tokens=False)["input_ids"]]])
+    assert tokenizer.decode(ids[0, 1:]) == "ab a\n" and model.config.bos_token_id == 2
+    torch.testing.assert_close(model(ids).logits, written(ids).logits)
+    before = fingerprint(name)
+    flip(file, file.stat().st_size - 20)  # a weight: another model, made anew
+    assert fingerprint(name) != before
+    assert weights_sha256(load_model(name)) != weights_sha256(written)
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"tiny\.gguf' is nothing that AutoModel.* loads"):
+        load_model(name)
