@@ -7,6 +7,7 @@ are tokens, lets it read any text, and losses be given per byte.
 """
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -26,7 +27,7 @@ SEPARATOR = "<|endoftext|>"  # token 0, between documents
 def parsed(name: str) -> tuple[str, int]:
     """The corpus and the size in a name such as `bpe:english-books:8192`, or ValueError."""
     corpus, _, size = name.removeprefix(PREFIX).rpartition(":")
-    if not corpus or not size.isdecimal() or not 257 <= int(size) <= 2**16:
+    if not corpus or not re.fullmatch("[0-9]{3,5}", size) or not 257 <= int(size) <= 2**16:
         wanted = "'bpe:<corpus>:<size>' with a size from 257 to 65536"
         raise ValueError(f"{name!r} names no vocabulary: write {wanted}, say bpe:kjv:4096")
     return corpus, int(size)
