@@ -79,8 +79,13 @@ def as_text(shown: str) -> str:
         raise ValueError(f'its value is {shown[:100]}, and not a text such as f"{{x:.2f}}" makes')
     if not str(value).strip():
         raise ValueError("its value is empty")
-    text = _clean(str(value).strip())
+    text = _minus(_clean(str(value).strip()))
     return re.sub(r"([\\`*_\[\]<>$|&])", r"\\\1", text)  # nothing is markup
+
+
+def _minus(text: str) -> str:
+    """Text in which a negative number has a minus sign, not a hyphen."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
 
 
 def claim(id: str, *, paper: str, ours: str, condition: str, verdict: str, reason: str) -> None:
@@ -94,6 +99,7 @@ def claim(id: str, *, paper: str, ours: str, condition: str, verdict: str, reaso
 
     said = {"id": id, "paper": paper, "ours": ours, "condition": condition}
     said |= {"verdict": verdict, "reason": reason}
+    said = {name: _minus(text) for name, text in said.items()}
     if id not in CLAIMS:
         raise ValueError(f"No claim {id!r}: they are {', '.join(CLAIMS)}.")
     if empty := [name for name, text in said.items() if not text.strip()]:

@@ -233,6 +233,7 @@ def test_values_stand_in_their_places_and_links_lead_from_the_book():
     ("shown", "text"),
     [
         ("'0.53 ± 0.02'", "0.53 ± 0.02"),
+        ("'-0.5 to +0.5, 3e-05, 2026-11'", "−0.5 to +0.5, 3e-05, 2026-11"),
         ("97", "97"),
         ('"a|b <c> $d_e$"', r"a\|b \<c\> \$d\_e\$"),
     ],
