@@ -137,7 +137,7 @@ def measure(model, n, length, ratio, device, naive_windows, batch_size, ceiling)
 
 
 def scale(model, n, length, folder):
-    """Score into shards, alone or under torchrun; windows a second, and a hash of the numbers."""
+    """Score into shards, alone or under torchrun; windows per second, and a hash of the numbers."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     windows = np.random.default_rng(0).integers(0, model.config.vocab_size, (n, length))
     options = {"compile_layers": True, "progress": False}

@@ -15,7 +15,7 @@
     ["Full attention", "tokens", 4, 2048],
     ["Attention with a window", "window", 0, 2048, 4096],
     ["Recurrence, one state", "state", 28, 131072],
-    ["Recurrence, log-linear (a state a level)", "levels", 0, 131072],
+    ["Recurrence, log-linear (a state per level)", "levels", 0, 131072],
   ];
   const BITS = [[32, "float32"], [16, "bfloat16"], [8, "8 bits"], [4, "4 bits"]];
   const TRAINED = 0.06, MEASURED = "trained", THEOREM = "theorem", OTHER = "another";

@@ -18,7 +18,7 @@ const HistoryState = (() => {
       (sum, [, width, slots, size, layers]) => sum + layers * width * SLOTS[slots](L, size), 0);
   }
 
-  /* The law of growth: {law, exponent, rate}, rate in scalars a token, a doubling, or at most. */
+  /* The law of growth: {law, exponent, rate}, rate in scalars per token, per doubling, or at most. */
   function growth(memories) {
     const rate = { tokens: 0, levels: 0, bounded: 0 };
     for (const [, width, slots, size, layers] of memories) {

@@ -218,7 +218,7 @@ def kept(policy: str, size: int, attended, lately) -> torch.Tensor:
 
 
 def quantised(x, bits: int):
-    """What is left of x (…, d) in so many bits a number: the nearest of 2^bits even steps.
+    """What is left of x (…, d) in so many bits per number: the nearest of 2^bits even steps.
 
     They lead from the least to the greatest of each row of d, kept as two fp16 numbers.
     """
