@@ -11,9 +11,10 @@
   if (differs) throw new Error(`The calculator and the library disagree about ${differs.name}.`);
 
   const OWN = "your own";
-  const ROWS = [ // label, slots, layers, scalars, window
+  const ROWS = [ // label, slots, layers, scalars, further cells
     ["Full attention", "tokens", 4, 2048],
-    ["Attention with a window", "window", 0, 2048, 4096],
+    ["Attention with a window", "window", 0, 2048, { window: [4096, 2, 1e9, true, "tokens"] }],
+    ["Power attention, about c L^s slots", "power", 0, 2048, { s: [0.8, 0, 1, false, ""], c: [1, 0.01, 1000, false, ""] }],
     ["Recurrence, one state", "state", 28, 131072],
     ["Recurrence, log-linear (a state per level)", "levels", 0, 131072],
   ];
@@ -29,10 +30,9 @@
     nats: [TRAINED, 0.0001, 100, false, "nats"],
   };
   const CHOICES = { model: "Mamba 2.8B", bits: 16 };
-  for (const [label, slots, layers, scalars, window] of ROWS) {
+  for (const [label, slots, layers, scalars, further] of ROWS) {
     const row = element("fieldset", { class: "row" }, element("legend", {}, label));
-    const cells = { layers: [layers, 0, 10_000, true, "layers"], scalars: [scalars, 1, 1e9, true, "scalars"] };
-    if (window) cells.window = [window, 2, 1e9, true, "tokens"];
+    const cells = { layers: [layers, 0, 10_000, true, "layers"], scalars: [scalars, 1, 1e9, true, "scalars"], ...further };
     for (const [cell, about] of Object.entries(cells)) {
       const name = `${slots}-${cell}`;
       NUMBERS[name] = about;
@@ -107,8 +107,9 @@
       return;
     }
     const known = HISTORY_STATE_MODELS.find(({ name }) => name === $("model").value);
-    const model = known ?? { name: "Your model", memories: ROWS.map(([label, slots, , , window]) => [label, values[`${slots}-scalars`], slots,
-      window ? values["window-window"] - 1 : 0, values[`${slots}-layers`]]).filter((memory) => memory[4] > 0) };
+    const sizes = { window: values["window-window"] - 1, power: [values["power-s"], values["power-c"], 2, 1] }; // base 2, no window
+    const model = known ?? { name: "Your model", memories: ROWS.map(([label, slots]) => [label, values[`${slots}-scalars`], slots,
+      sizes[slots] ?? 0, values[`${slots}-layers`]]).filter((memory) => memory[4] > 0) };
     $("source").replaceChildren(...(known ? [`${model.memories.map(describe).join("; ")}. Source: `, element("a", { href: model.source.split(" ")[0] }, model.source.replace("https://huggingface.co/", "")),
       model.read_in ? `, as quoted by ${model.read_in}.` : "."] : []));
     show({ model, law: { amplitude: values.amplitude, beta: values.beta }, L: values.length, M: values.vocabulary, C: values.nats });
@@ -135,7 +136,7 @@
     $("answer").replaceChildren(
       element("p", { class: "verdict" }, `${model.name}: ${enough ? "enough" : "too little"} for ${number(L)} tokens`),
       element("p", {}, `${number(kept)} scalars kept (${bytes(kept)} at ${stored}), ${number(needed)} needed (${bytes(needed)})`));
-    const growing = { linear: `like L, by ${number(grows.rate)} scalars per token`, logarithmic: `like log L, by ${number(grows.rate)} scalars per doubling`,
+    const growing = { power: `like L^${grows.exponent}, to ${number(grows.rate)} × L^${grows.exponent} scalars at most`, linear: `like L, by ${number(grows.rate)} scalars per token`, logarithmic: `like log L, by ${number(grows.rate)} scalars per doubling`,
       bounded: `to ${number(grows.rate)} scalars at most` }[grows.law];
     const rows = [
       ["Information between the halves", `${number(information(L, law))} nats`],
@@ -143,7 +144,7 @@
       ["The state grows", growing],
       ["L²M condition, single model", meets ? "met" : "not met"],
       ["L²M condition, series of models", meets ? "met by the single model" : `met if the state grows like L^${law.beta}`],
-      ["The state is first too small at", first === Infinity ? `no length up to 10${superscript(18)} tokens` : `${number(first)} tokens`],
+      ["The state is first too small at", Number.isNaN(first) ? "not looked for: blocks that merge let it fall again" : first === Infinity ? `no length up to 10${superscript(18)} tokens` : `${number(first)} tokens`],
     ];
     $("details").replaceChildren(...rows.flatMap(([term, text]) => [element("dt", {}, term), element("dd", {}, text)]));
     $("figure").hidden = $("details").hidden = false;

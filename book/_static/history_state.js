@@ -10,7 +10,20 @@ const HistoryState = (() => {
     state: () => 1,
     levels: (L) => (L > 0 ? L.toString(2).length : 0), // ⌊log₂ L⌋ + 1
     blocks: (L, n) => Math.floor(L / n),
+    power,
   };
+
+  /* Of power attention, as Blocks.count in l2m/memory/blocks.py: a window, and blocks of base^j tokens. */
+  function power(L, [s, slots, base, window]) {
+    let rest = Math.max(0, window * (Math.floor((L + 1) / window) - 1)), total = L - rest;
+    for (let j = 0; rest > 0; j += 1, rest = Math.floor(rest / base)) {
+      total += (rest % base) * Math.min(base ** j, Math.max(1, rounded(slots * base ** (s * j))));
+    }
+    return total;
+  }
+
+  /* To the nearest whole number, halves to an even one, as Python rounds. */
+  const rounded = (x) => (x % 2 === 0.5 ? x - 0.5 : Math.round(x));
 
   /* Scalars kept after L tokens. */
   function dim(memories, L) {
@@ -18,19 +31,25 @@ const HistoryState = (() => {
       (sum, [, width, slots, size, layers]) => sum + layers * width * SLOTS[slots](L, size), 0);
   }
 
-  /* The law of growth: {law, exponent, rate}, rate in scalars per token, per doubling, or at most. */
+  /* The law of growth: {law, exponent, rate}, rate in scalars per L^exponent, per doubling, or at most. */
   function growth(memories) {
-    const rate = { tokens: 0, levels: 0, bounded: 0 };
-    for (const [, width, slots, size, layers] of memories) {
-      const scalars = layers * width;
-      if (slots === "tokens") rate.tokens += scalars;
-      else if (slots === "blocks") rate.tokens += scalars / size;
-      else if (slots === "levels") rate.levels += scalars;
-      else rate.bounded += slots === "window" ? scalars * size : scalars;
+    const terms = memories.map(growthOf), log = ({ law }) => law === "logarithmic";
+    const first = [...terms].sort((a, b) => b.exponent - a.exponent || log(b) - log(a))[0];
+    const alike = terms.filter(({ law, exponent }) => law === first.law && exponent === first.exponent);
+    return { ...first, rate: alike.reduce((sum, { rate }) => sum + rate, 0) };
+  }
+
+  function growthOf([, width, slots, size, layers]) {
+    const scalars = layers * width;
+    if (slots === "power") {
+      const [s, c, base] = size;
+      if (s === 0) return { law: "logarithmic", exponent: 0, rate: scalars * Math.max(1, rounded(c)) * (base - 1) / Math.log2(base) };
+      if (s < 1) return { law: "power", exponent: s, rate: scalars * c * (base - 1) / (base ** s - 1) };
+      return { law: "linear", exponent: 1, rate: scalars * Math.min(c, 1) };
     }
-    if (rate.tokens) return { law: "linear", exponent: 1, rate: rate.tokens };
-    if (rate.levels) return { law: "logarithmic", exponent: 0, rate: rate.levels };
-    return { law: "bounded", exponent: 0, rate: rate.bounded };
+    if (slots === "tokens" || slots === "blocks") return { law: "linear", exponent: 1, rate: scalars / (size || 1) };
+    if (slots === "levels") return { law: "logarithmic", exponent: 0, rate: scalars };
+    return { law: "bounded", exponent: 0, rate: scalars * (size || 1) };
   }
 
   /* Whether one model for all lengths can meet dim(z) ≿ L^β (Theorem 5.4). */
@@ -44,9 +63,10 @@ const HistoryState = (() => {
 
   const LONGEST = 1e18; // tokens: `reach` looks no further
 
-  /* The first length whose information the state after half of it cannot carry; Infinity if none up to LONGEST.
-     Solved, not searched on a grid: see reach in l2m/memory/l2m_condition.py. */
+  /* The first length whose information the state after half of it cannot carry; Infinity if none up to LONGEST, NaN where
+     slots merge, since such a state can fall. Solved, not searched on a grid: see reach in l2m/memory/l2m_condition.py. */
   function reach(memories, law, C, M) {
+    if (memories.some(([, , slots]) => slots === "power")) return NaN;
     const slope = memories.reduce((sum, [, width, slots, , layers]) => sum + (slots === "tokens" ? layers * width : 0), 0);
     const need = (L) => (information(L, law) - Math.log(M)) / C;
     const lowest = lowestSpare(law, slope * C);

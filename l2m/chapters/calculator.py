@@ -26,6 +26,7 @@ PATH = ROOT / "book" / "_static" / "history_state_models.js"
 DATA = ROOT / "book" / "_static" / "widgets" / "data.js"
 GROWTH = {  # laws in words, with their rates
     "linear": "by {:,.0f} scalars per token",
+    "power": "to {:,.0f} × L^{:g} scalars at most",
     "logarithmic": "by {:,.0f} scalars whenever the tokens double",
     "bounded": "to {:,.0f} scalars at most",
 }
@@ -188,7 +189,7 @@ def described(model: str, beta: float, length: int) -> str:
         raise ValueError(f"the config of {model} is no model's ({why}): take its own.") from error
     lines = [f"{model} keeps {state.dim(read):,} scalars after {read:,} tokens:"]
     lines += [f"  {m.dim(read):>20,}  {m.what}, in {m.layers} layers" for m in state.memories]
-    lines.append(f"It grows {GROWTH[law.law].format(law.rate)}.")
+    lines.append(f"It grows {GROWTH[law.law].format(law.rate, law.exponent)}.")
     met = "met" if verdict else "not met"
     lines.append(f"The L²M condition for I_BP ~ L^{beta:g} is {met}: {verdict.why}.")
     return "\n".join(lines)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -14,11 +15,14 @@ from l2m.files import ROOT
 from l2m.information.bipartite import bipartite_mi
 from l2m.information.scaling import PowerLaw, fit_power_law
 from l2m.memory.architectures import architectures
-from l2m.memory.history_state import history_state_dim
+from l2m.memory.blocks import Blocks
+from l2m.memory.history_state import HistoryState, history_state_dim
 from l2m.memory.l2m_condition import Bound, growth, reach, required_dim
 from l2m.memory.l2m_condition import satisfies_l2m as satisfies
+from l2m.memory.layer_memories import Memory
 from l2m.results import provenance, recorded
 from l2m.sources import SantaFeSource
+from l2m.training.networks import build_model
 
 PAGE = ROOT / "book" / "calculator.md"
 STATIC = PATH.parent
@@ -26,6 +30,7 @@ LAWS = [(2.27, 0.76), (3.26, 0.71), (4.3881121, 0.44821282), (1.0, 1.0), (20.0, 
 NATS = [0.06, 16 * np.log(2), 0.5]
 LENGTHS = [2, 3, 4096, 65_537, 10**6, 10**9]
 M = 50_000
+OTHER = [(2, 1), (2, 16), (3, 4)]  # bases of blocks, and windows
 
 
 @pytest.mark.parametrize("path", scripts(), ids=lambda path: path.name)
@@ -83,6 +88,27 @@ def test_growth_and_verdicts_are_those_of_the_library():
         rate = pytest.approx(law.rate)
         assert page["growth"] == {"law": law.law, "exponent": law.exponent, "rate": rate}
         assert page["verdicts"] == [satisfies(config, beta).single for _, beta in LAWS]
+
+
+POWERS = [(s, c, b, w) for s in (0, 0.3, 0.5, 0.79, 1) for c in (0.5, 1, 2.5, 6) for b, w in OTHER]
+
+
+def test_power_attention_is_that_of_the_library():
+    """Alone, and beside memories that grow more slowly, or faster."""
+    blocks = [Memory("slots", 7, "power", Blocks(*power), layers=3) for power in POWERS]
+    beside = [Memory("state", 5, "state"), Memory("states", 5, "levels"), Memory("tokens", 5)]
+    models = [(one, *some) for one in blocks for some in [(), *((other,) for other in beside)]]
+    page = node(
+        "models.map((x) => [lengths.map((L) => dim(x, L)), growth(x), reach(x)])",
+        models=[list(map(astuple, model)) for model in models],
+        lengths=[0, 1, 1023, *LENGTHS],
+    )
+    for model, (dims, grows, end) in zip(models, page, strict=True):
+        state = HistoryState(model)
+        law = growth(state)
+        assert dims == [state.dim(n) for n in [0, 1, 1023, *LENGTHS]]
+        assert (grows["law"], grows["exponent"]) == (law.law, law.exponent)
+        assert grows["rate"] == pytest.approx(law.rate) and end is None
 
 
 def test_what_is_needed_and_how_far_it_goes_are_those_of_the_library_to_the_last_digit():
@@ -190,6 +216,14 @@ def test_one_model_is_described(tmp_path, as_what):
     assert said[0] == f"{given} keeps {dim} after 500 tokens:"
     assert said[-2] == f"It grows to {dim} at most."
     assert said[-1].startswith("The L²M condition for I_BP ~ L^0.75 is not met: its state never")
+
+
+def test_a_model_of_power_attention_is_described(tmp_path):
+    config = build_model("power", vocab_size=100, layers=2, width=16, s=0.5).config
+    config.save_pretrained(tmp_path)
+    said = described(str(tmp_path), 0.75, 1000).splitlines()
+    assert said[0].endswith(f"keeps {history_state_dim(config, 500):,} scalars after 500 tokens:")
+    assert said[-2] == f"It grows to {growth(config).rate:,.0f} × L^0.5 scalars at most."
 
 
 def test_what_is_no_config_is_refused(tmp_path):

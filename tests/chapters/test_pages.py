@@ -10,8 +10,10 @@ from l2m.chapters.contents import chapters
 from l2m.files import ROOT
 from l2m.information.scaling import PowerLaw
 from l2m.memory.architectures import architectures
-from l2m.memory.history_state import history_state_dim
+from l2m.memory.blocks import Blocks
+from l2m.memory.history_state import HistoryState, history_state_dim
 from l2m.memory.l2m_condition import Bound, reach
+from l2m.memory.layer_memories import Memory
 
 pytestmark = [pytest.mark.browser, pytest.mark.chapters]
 
@@ -24,6 +26,7 @@ HEAVIEST = 3_500_000  # bytes that a page may load
 # What sticks out of the page, or is cut by a box that does not scroll. The MathML of formulas,
 # which only screen readers see, takes no part.
 CUT = """() => {
+  const sideways = document.documentElement.scrollWidth > document.documentElement.clientWidth;
   const unseen = [...document.querySelectorAll("mjx-assistive-mml")];
   unseen.forEach((e) => e.style.setProperty("display", "none", "important"));
   const width = document.documentElement.clientWidth, found = [];
@@ -40,7 +43,7 @@ CUT = """() => {
     const cuts = ["hidden", "clip"].includes(style(e).overflowX) && style(e).display !== "inline";
     if (cuts && e.scrollWidth > e.clientWidth + 1) found.push(`cut: ${name}`);
   }
-  if (document.documentElement.scrollWidth > width) found.push("the page scrolls sideways");
+  if (sideways) found.push("the page scrolls sideways");
   unseen.forEach((e) => e.style.removeProperty("display"));
   return found;
 }"""
@@ -141,9 +144,10 @@ def test_a_page_is_whole_and_quiet(visit, site, name, width, scheme):
     assert seen.axe(*([] if width == 1400 else ["scrollable-region-focusable"])) == []
 
 
+@pytest.mark.parametrize("width", [1280, 1400])
 @pytest.mark.parametrize("name", chapters())
-def test_code_does_not_scroll_on_a_desk(visit, name):
-    page = visit(f"book/{name}.html").page
+def test_code_does_not_scroll_on_a_desk(visit, name, width):
+    page = visit(f"book/{name}.html", width).page
     assert page.locator(".cell_input pre").count() > 10
     assert page.evaluate(WIDE) == []
 
@@ -168,6 +172,16 @@ def test_the_calculator_computes(visit):
     law = PowerLaw(2.27, 0.76, 0.0, (), (), ())
     end = reach(fact["config"], law, bound=Bound(0.06), vocab_size=50_000)
     assert f"{end:,} tokens" in page.locator("#lc-details").inner_text()
+
+
+def test_the_calculator_knows_power_attention(visit):
+    own = "model=your+own&length=4096&tokens-layers=0&state-layers=0&power-layers=12&power-s=0.5"
+    page = visit(f"book/calculator.html#{own}&power-c=2").page
+    state = HistoryState((Memory("slots", 2048, "power", Blocks(0.5, 2.0), layers=12),))
+    assert f"{state.dim(2048):,} scalars kept" in page.locator("#lc-answer").inner_text()
+    assert "like L^0.5" in page.locator("#lc-details").inner_text()
+    page.fill("#lc-power-s", "1.5")
+    assert "At most 1" in page.locator("#lc-power-s ~ .reason").inner_text()
 
 
 REFUSED = {
