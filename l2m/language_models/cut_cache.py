@@ -39,7 +39,7 @@ from l2m.language_models.trust import (
     require_causal,
     turns_by_length,
 )
-from l2m.shards import Shards
+from l2m.results import Shards
 
 ATTENTION = "l2m_cut"
 POLICIES = ("window", "sink", "heavy", "h2o", "snap")

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from l2m.information.resampling import is_integer, members
 from l2m.language_models.models import model_sha256
-from l2m.shards import Shards
+from l2m.results import Shards
 
 COMPILE_FROM = 1 << 26  # packed tokens; compiling layers takes as long as 2^25 of them without
 
