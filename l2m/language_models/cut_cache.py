@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from transformers import AttentionInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from l2m.language_models.likelihood import hidden_states, log_likelihood, sequences, swapped
+from l2m.language_models.likelihood import after, hidden_states, log_likelihood, sequences
 from l2m.language_models.models import model_sha256
 from l2m.language_models.scoring import bos_token, checked_warm, checked_windows
 from l2m.language_models.trust import (
@@ -146,7 +146,7 @@ def cut_log_q(model, windows, foreign, cuts, warm, bos) -> dict[tuple, torch.Ten
         out["first", split] = joint[:, split]
         out["full", split] = joint[:, split : 2 * split].sum(1)
         for c in warm:
-            log_q = swapped(model, foreign[:, : min(c, split)], windows, split, split, bos)
+            log_q = after(model, foreign[:, : min(c, split)], y, bos)
             out["warm", split, c] = log_q.double().sum(1)
         for _, group in groupby(wanted, key=lambda cut: _entries(cut, split)):
             group, step = [*group], max(1, together // y.numel())

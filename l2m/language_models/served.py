@@ -26,12 +26,14 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.client import HTTPException
+from operator import itemgetter
 from types import SimpleNamespace
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from l2m.files import digest
+from l2m.language_models.packing import continuations
 from l2m.language_models.trust import TOLERANCE, UntrustedModel
 
 SHARD = 16  # windows
@@ -205,16 +207,11 @@ class ServedModel:
 
     def window(self, window, others, splits, ratio, bos, warm=()) -> dict:
         """Log-likelihoods of a window (T,), and of partners (k, T): as `packed`, each of (m,)."""
-        out = {("joint",): self.log_q([bos], window)}
-        for split in sorted(splits, reverse=True):  # each past is part of the one before: cached
-            part = slice(split, min(ratio * split, len(window)))
-            for k, other in enumerate(others):
-                past = [bos, *window[:split]]
-                out["shuffled", split, k] = self.log_q(past, other[part])
-            for c in (c for c in warm if c < split):
-                out["warm", split, c] = self.log_q([bos, *window[:c]], others[0][part])
-        for split in splits:
-            out["marginal", split] = self.log_q([bos], window[split : ratio * split])
+        out, rows = {("joint",): self.log_q([bos], window)}, [window, *others]
+        every = [*continuations(len(window), splits, ratio, len(others), warm)]
+        every.sort(key=itemgetter(2), reverse=True)  # each past is part of the one before: cached
+        for name, part, past, which in every:
+            out[name] = self.log_q([bos, *window[:past]], rows[which][part])
         return out
 
     def fill(self, shards, windows, partners, splits, ratio, bos, warm, check, progress) -> None:

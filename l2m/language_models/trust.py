@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from l2m.language_models import likelihood
 from l2m.language_models.likelihood import packed, prefix, whole
+from l2m.language_models.packing import origin
 
 TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "bfloat16": 0.05, "float16": 0.01}  # nats per token
 NEAR = 64  # tokens before a change that are looked at
@@ -53,13 +54,12 @@ def require_causal(model, window, bos) -> None:
 
 def require_finite(model, values: dict, rows, windows, partners, n: int) -> None:
     """UntrustedModel, naming window, token and cure, if any log-likelihood is not finite."""
-    for (kind, *which), log_q in values.items():
+    for name, log_q in values.items():
         if log_q.isfinite().all():
             continue
         row, at = (~log_q.isfinite()).nonzero()[0].tolist()
-        place = at + (which[0] if which else 0)
-        k = which[1] if kind == "shuffled" else 0
-        token = (partners[k] if kind in ("shuffled", "warm") else windows)[row, place]
+        split, _, which = origin(*name)
+        token = [windows, *partners][which][row, split + at]
         tensors = [n for n, x in model.named_parameters() if not (x.is_meta or x.isfinite().all())]
         cure = "pass dtype='float32', or take another model"
         if tensors:
@@ -68,7 +68,7 @@ def require_finite(model, values: dict, rows, windows, partners, n: int) -> None
             cure = "float16 ends at 65,504, so pass dtype='bfloat16'"
         window = f"window {rows[row]}" if rows[row] < n else "a window made up of all tokens"
         raise UntrustedModel(
-            f"log q of token {place} (id {token}) of {window} ({kind}) is "
+            f"log q of token {split + at} (id {token}) of {window} ({name[0]}) is "
             f"{float(log_q[row, at])} under {type(model).__name__}, not finite: {cure}"
         )
 
@@ -137,17 +137,15 @@ def disagreement(model, batches, bos) -> float:
     for values, windows, partners in batches:
         head = model.get_output_embeddings().weight
         budget = likelihood.LOGITS_BYTES // (4 * len(windows) * head.shape[0])
-        for (kind, *which), got in values.items():
-            m, split = got.shape[1], which[0] if which else 0
-            tokens = windows[:, split : split + m]
-            if kind in ("shuffled", "warm"):
-                k, seen = (which[1], split) if kind == "shuffled" else (0, which[1])
-                tokens = torch.cat([windows[:, :seen], partners[k][:, split : split + m]], 1)
+        for name, got in values.items():
+            m, (split, past, which) = got.shape[1], origin(*name)
+            part = [windows, *partners][which][:, split : split + m]
+            tokens = torch.cat([windows[:, :past], part], 1)
             first, last = tokens.shape[1] - m, tokens.shape[1] - 1
             at = np.unique(np.linspace(first, last, max(1, min(m, budget))).astype(int))
             expected = plain_log_q(model, tokens, at, bos)
             difference = (expected - got[:, at - first]).abs()
-            found[kind].append(torch.stack([difference, expected]).flatten(1))
+            found[name[0]].append(torch.stack([difference, expected]).flatten(1))
     return max(largest(model, *torch.cat(parts, 1)) for parts in found.values())
 
 
