@@ -16,7 +16,6 @@ The first token of Y is predicted by X's last output, which was made before the 
 is generated; it is what the state bound counts as log M.
 """
 
-from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
 from itertools import groupby
@@ -26,11 +25,12 @@ import torch
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import pad, scaled_dot_product_attention
 from tqdm.auto import tqdm
-from transformers import AttentionInterface, DynamicCache
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from l2m.language_models.likelihood import after, hidden_states, log_likelihood, sequences
 from l2m.language_models.models import model_sha256
+from l2m.language_models.packing import attending
 from l2m.language_models.scoring import bos_token, checked_warm, checked_windows
 from l2m.language_models.trust import (
     TOLERANCE,
@@ -161,7 +161,7 @@ def cut_log_q(model, windows, foreign, cuts, warm, bos) -> dict[tuple, torch.Ten
 def _read(model, windows, splits, bos):
     """What watched the windows (b, T), log q of all their tokens (b, T), keys and values."""
     attention = CutAttention(splits)
-    with attention.installed(model):
+    with attending(model, ATTENTION, attention):
         inputs = pad(windows[:, :-1], (1, 0), value=bos)
         hidden, full = hidden_states(model, input_ids=inputs, cache=True)
     joint = log_likelihood(model, hidden, windows).double()
@@ -187,7 +187,7 @@ def _log_q_after(model, past, y, split, attention):
     """log q (b, ℓ−1) of the tokens of Y (b, ℓ) but the first, with a cache for a past: nats."""
     positions = torch.arange(split + 1, split + y.shape[1], device=y.device)[None]
     inputs = {"input_ids": y[:, :-1], "position_ids": positions}
-    with attention.installed(model):
+    with attending(model, ATTENTION, attention):
         hidden, _ = hidden_states(model, cache=past, **inputs)
     return log_likelihood(model, hidden, y[:, 1:]).double()
 
@@ -239,17 +239,6 @@ class CutAttention:
 
     def __init__(self, splits):
         self.splits, self.watched = splits, {}
-
-    @contextmanager
-    def installed(self, model):
-        """Let `model` attend this way inside the `with`."""
-        AttentionInterface.register(ATTENTION, self)
-        previous = model.config._attn_implementation
-        model.set_attn_implementation(ATTENTION)
-        try:
-            yield
-        finally:
-            model.set_attn_implementation(previous)
 
     def __call__(self, module, query, key, value, mask, scaling=None, **options):
         for name in ("softcap", "s_aux", "position_bias", "alibi", "sliding_window"):

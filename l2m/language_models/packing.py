@@ -95,6 +95,18 @@ def origin(kind: str, split: int = 0, number: int = 0) -> tuple[int, int, int]:
     return split, past, {"shuffled": number + 1, "warm": 1}.get(kind, 0)
 
 
+@contextmanager
+def attending(model, name: str, attention):
+    """Let a model of transformers attend by a function, known by a name, inside the `with`."""
+    AttentionInterface.register(name, attention)
+    previous = model.config._attn_implementation
+    model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(previous)
+
+
 class PackedAttention:
     """An attention backend of transformers that lets packed tokens see only what they may.
 
@@ -116,9 +128,6 @@ class PackedAttention:
     @contextmanager
     def installed(self, model):
         """Let `model` attend this way inside the `with`, its layers compiled if that was asked."""
-        AttentionInterface.register(ATTENTION, self)
-        previous = model.config._attn_implementation
-        model.set_attn_implementation(ATTENTION)
         if self.takes_flex(model.device):  # now, since a mask made by compiled layers breaks them
             for window in {None, getattr(model.config.get_text_config(), "sliding_window", None)}:
                 self._mask(window, model.device)
@@ -130,11 +139,11 @@ class PackedAttention:
         for layer in layers:
             layer.forward = MethodType(compiled(type(layer).forward), layer)
         try:
-            yield
+            with attending(model, ATTENTION, self):
+                yield
         finally:
             for layer in layers:
                 del layer.forward
-            model.set_attn_implementation(previous)
 
     def __call__(self, module, query, key, value, mask, scaling=None, **options):
         for name in ("softcap", "s_aux", "position_bias", "alibi"):
