@@ -27,6 +27,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import threading
@@ -170,6 +171,22 @@ def opened(folder: str | Path, schema: str, cure: str) -> dict:
         if not file.is_file() or sha256(file) != expected:
             raise DamagedFile(f"{file} is damaged (its sha256 is not the manifest's): {cure}")
     return manifest
+
+
+def made(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Return a sealed folder of the cache; where there is none, one process makes it, others wait.
+
+    `fill` fills and seals ``<folder>.partial``, in which a process that was killed may have left
+    something; then that is renamed. CannotWrite as of `write_atomic`.
+    """
+    if not (folder / "manifest.json").exists():
+        with held(folder, wait=True), writing(folder):
+            if not (folder / "manifest.json").exists():
+                partial = folder.with_name(f"{folder.name}.partial")
+                fill(partial)
+                shutil.rmtree(folder, ignore_errors=True)  # of an older version
+                partial.replace(folder)
+    return folder
 
 
 def sha256(path: str | Path) -> str:

@@ -14,7 +14,7 @@ import warnings
 from functools import cache
 from pathlib import Path
 
-from l2m.files import cache_dir, digest, held, meant, opened, seal, sha256, tree_digest, writing
+from l2m.files import cache_dir, digest, made, meant, opened, seal, sha256, tree_digest
 from l2m.text import vocabularies
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -257,11 +257,7 @@ def _dequantised(name: str) -> Path:
     """Folder with the weights of a GGUF file in fp32, and its tokenizer; made on the first call."""
     identity = fingerprint(name)
     folder = cache_dir() / "models" / f"{Path(name).stem}-{identity[:12]}"
-    if not (folder / "manifest.json").exists():
-        with held(folder, wait=True), writing(folder):
-            if not (folder / "manifest.json").exists():
-                file = _embedded_file() if name == EMBEDDED else Path(name)
-                _dequantise(file, name, folder, identity)
+    made(folder, lambda new: _dequantise(name, new, identity))
     _verify(folder)
     return folder
 
@@ -283,11 +279,12 @@ def _embedded_file() -> Path:
     return files[0]
 
 
-def _dequantise(file: Path, name: str, folder: Path, identity: str) -> None:
-    """De-quantise a GGUF file into `<folder>.partial`, seal that and rename it."""
+def _dequantise(name: str, folder: Path, identity: str) -> None:
+    """De-quantise a GGUF file into a folder, and seal it."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    file = _embedded_file() if name == EMBEDDED else Path(name)
     options = {"gguf_file": file.name, "dtype": torch.float32, "output_loading_info": True}
     load = AutoModelForCausalLM.from_pretrained
     quantised, info = _explained(load, name, file.parent, **options)
@@ -297,11 +294,8 @@ def _dequantise(file: Path, name: str, folder: Path, identity: str) -> None:
         del config.quantization_config
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(quantised.state_dict())
-    partial = folder.with_name(f"{folder.name}.partial")
-    for left in (partial, folder):  # of a process that was killed, or of an older version
-        shutil.rmtree(left, ignore_errors=True)
-    model.save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    model.save_pretrained(folder)
     tokenizer = _explained(AutoTokenizer.from_pretrained, name, file.parent, gguf_file=file.name)
-    tokenizer.save_pretrained(partial)
-    seal(partial, SCHEMA, {"gguf": identity}, [file.name for file in partial.iterdir()])
-    os.replace(partial, folder)
+    tokenizer.save_pretrained(folder)
+    seal(folder, SCHEMA, {"gguf": identity}, [file.name for file in folder.iterdir()])
