@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm.auto import tqdm
 
 from l2m import __version__, files
 from l2m.files import ROOT, DamagedFile, cache_dir
@@ -250,6 +251,11 @@ class Shards:
         """Window indices of each shard that this process still has to score, by its number."""
         mine = set(range(self.rank, len(self.rows), self.world))
         return {number: self.rows[number] for number in sorted(mine - self._files().keys())}
+
+    def bar(self, progress: bool) -> tqdm:
+        """A bar of the windows, at those that are finished; shown if `progress`."""
+        left, n = sum(map(len, self.missing().values())), sum(map(len, self.rows))
+        return tqdm(total=n, initial=n - left, unit="window", disable=not progress)
 
     def write(self, number: int, values: dict):
         """Keep the scores of one shard: {key: (windows, tokens) float32}."""

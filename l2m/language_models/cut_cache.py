@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import pad, scaled_dot_product_attention
-from tqdm.auto import tqdm
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -96,7 +95,7 @@ def cut_scores(
     windows, groups, splits, partners = checked_windows(
         windows, groups, None, 2, None, 1, seed, model
     )
-    bos, (n, length) = bos_token(model, bos_token_id), windows.shape
+    bos, length = bos_token(model, bos_token_id), windows.shape[1]
     warm = checked_warm(warm)
     cuts = {split: cuts_at(split, budgets, policies, bits) for split in splits}
     if large := [str(b) for b in budgets if Fraction(b) > splits[-1]]:
@@ -124,13 +123,11 @@ def cut_scores(
             _require_full_attention(model, length)
             require_causal(model, tokens[:1].to(device), bos)
             _require_exact(model, tokens[:1].to(device), splits, bos)
-        done = n - sum(map(len, missing.values()))
-        bar = tqdm(total=n, initial=done, unit="window", disable=not progress)
-        for number, rows in missing.items():
-            values = batch(rows)
-            shards.write(number, {key: x.cpu().numpy()[:, None] for key, x in values.items()})
-            bar.update(len(rows))
-        bar.close()
+        with shards.bar(progress) as bar:
+            for number, rows in missing.items():
+                values = batch(rows)
+                shards.write(number, {key: x.cpu().numpy()[:, None] for key, x in values.items()})
+                bar.update(len(rows))
         return {key: x[:, 0] for key, x in shards.merged().items()}
 
 

@@ -11,7 +11,6 @@ model (`trust`), or from a server (`served`). `score_whole` is the naive twin, f
 from dataclasses import dataclass, field
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from l2m.information.resampling import is_integer, members
 from l2m.language_models.models import model_sha256
@@ -213,16 +212,15 @@ def score(
             require_causal(model, tokens[:1].to(device), bos)
             pieces = np.split(checked, range(batch_size, len(checked), batch_size))[: len(checked)]
             way = exact_way(model, method, batch, pieces, length, bos)
-        done = n - sum(map(len, missing.values()))
-        bar = tqdm(total=n, initial=done, unit="window", disable=not progress)
-        for number, rows in missing.items():
-            parts = []
-            for i in range(0, len(rows), batch_size):
-                values, *_ = batch(way, rows[i : i + batch_size])
-                parts.append({key: x.float().cpu().numpy() for key, x in values.items()})
-                bar.update(len(rows[i : i + batch_size]))
-            shards.write(number, {key: np.concatenate([p[key] for p in parts]) for key in parts[0]})
-        bar.close()
+        with shards.bar(progress) as bar:
+            for number, rows in missing.items():
+                parts = []
+                for some in np.split(rows, range(batch_size, len(rows), batch_size)):
+                    values, *_ = batch(way, some)
+                    parts.append({key: x.float().cpu().numpy() for key, x in values.items()})
+                    bar.update(len(some))
+                whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+                shards.write(number, whole)
         return _scores(shards.merged(), *about)
 
 

@@ -30,7 +30,6 @@ from operator import itemgetter
 from types import SimpleNamespace
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from l2m.files import digest
 from l2m.language_models.packing import continuations
@@ -223,8 +222,8 @@ class ServedModel:
                 other = windows[partners[0, row], splits[-1] :]
                 pairs = [([bos], windows[row]), ([bos], y), ([bos, *x], other)]
                 self.require_definition(pairs)
-        done, pool = n - sum(map(len, missing.values())), ThreadPoolExecutor(self.requests)
-        with tqdm(total=n, initial=done, unit="window", disable=not progress) as bar:
+        pool = ThreadPoolExecutor(self.requests)
+        with shards.bar(progress) as bar:
             rest, jobs = (splits, ratio, bos, warm), {}
             for number, rows in missing.items():
                 each = ((windows[row], windows[partners[:, row]]) for row in rows)
