@@ -196,9 +196,8 @@ class Shards:
     """The finished and missing shards of one scoring run; without a folder, kept in memory.
 
     `settings` are all that it depends on, the windows (n, T) and an identity of the model among
-    them; a shard holds `size` windows.
-    As a context it holds the lock beside the folder. Under `torchrun` each process takes every
-    world-th shard, and all wait for the last before they merge.
+    them; a shard holds `size` windows. As a context it holds the lock beside the folder. Under
+    `torchrun` each process takes every world-th shard, and all wait for the last before they merge.
     """
 
     def __init__(self, folder, settings: dict, size: int):

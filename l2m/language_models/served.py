@@ -40,12 +40,14 @@ LIKELIEST = 5  # next tokens that every server tells, and vLLM to anybody
 MORE = 1e-3  # nats by which rounding may lift a log-probability over 0
 CLAMPED = -9999  # what vLLM writes for −∞
 UNLIKE = KeyError, IndexError, TypeError, AttributeError, ValueError  # of JSON with other parts
+BROKEN = OSError, HTTPException, ValueError, RecursionError  # off, or of JSON that is cut, or odd
 MOST = 1 << 28  # bytes of an answer
 KEY = "L2M_SERVER_KEY"
 SAMPLE = "The 1st café, naïve — “don’t!”\n\n\tx_1 += 3.14;  Ünïcödé 北京 🙂"
 ABOUT = {"vllm": "/version", "llamacpp": "/props", "sglang": "/get_model_info"}
 SAID = "version", "build_info", "model_path", "model_ftype"  # that tell one model from another
 _ONE = {"max_tokens": 1, "temperature": 1}  # a token must be generated; none is used
+_SGLANG = {"sampling_params": {"max_new_tokens": 1, "temperature": 1}, "return_logprob": True}
 _PROMPT = _ONE | {"prompt_logprobs": 0}  # of the tokens themselves, and no likelier ones
 
 
@@ -93,9 +95,9 @@ class ServedModel:
         _require_url(url)
         try:
             self._learn(name, tokenizer, requests)
+        except Refused:
+            raise
         except UNLIKE as error:
-            if isinstance(error, Refused):
-                raise
             why = f"its answers have other parts ({type(error).__name__}: {error})"
             raise Refused(f"{self.url} is no server of language models: {why}") from error
         ids = tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]
@@ -154,12 +156,7 @@ class ServedModel:
                     raise Refused(f"{self.url}{path} refuses: {why}{key}") from None
                 after = error.headers.get("Retry-After", "")
                 wait = float(after) if after.isdecimal() else wait
-            except (
-                OSError,
-                HTTPException,
-                ValueError,
-                RecursionError,
-            ) as error:  # JSON cut, or odd
+            except BROKEN as error:
                 why = str(error) or type(error).__name__
             if attempt + 1 < attempts:
                 time.sleep(min(60, wait))
@@ -254,9 +251,8 @@ class ServedModel:
             for at in {*spread.tolist(), *np.argsort(-log_q)[:2].tolist()}:
                 table = self._by(_next, past + list(map(int, tokens[:at])))
                 least, known = min(table.values(), default=-np.inf), table.get(int(tokens[at]))
-                over = np.maximum(
-                    0, log_q[at] - least
-                )  # of a token that is not among the likeliest
+                # of a token that is not among the likeliest
+                over = np.maximum(0, log_q[at] - least)
                 off.append(over if known is None else abs(known - log_q[at]))
                 allowed.append((1 - log_q[at]) / 2)  # rounding moves single tokens, but not so far
         if not (np.mean(off) <= TOLERANCE["bfloat16"] and np.all(np.less_equal(off, allowed))):
@@ -270,9 +266,9 @@ class ServedModel:
         """What a way makes of the server's answer; UntrustedModel if that has other parts."""
         try:
             return way(self, *given)
+        except Refused:
+            raise
         except UNLIKE as error:
-            if isinstance(error, Refused):
-                raise
             raise UntrustedModel(
                 f"{self.url} tells no log-probabilities of a prompt ({type(error).__name__}: "
                 f"{error}): take vLLM, SGLang or llama.cpp's server, of a version that does"
@@ -344,8 +340,7 @@ def _others(server, past, tokens):
 
 def _sglang(server, past, tokens):
     prompt, last = past + tokens, len(past) - 1
-    body = {"input_ids": prompt, "sampling_params": {"max_new_tokens": 1, "temperature": 1}}
-    found = server.ask("/generate", body | {"return_logprob": True, "logprob_start_len": last})
+    found = server.ask("/generate", _SGLANG | {"input_ids": prompt, "logprob_start_len": last})
     about = found["meta_info"]
     entries = [{token: x} for x, token, *_ in about["input_token_logprobs"]][1:]
     return entries, about["prompt_tokens"], len(prompt), about.get("cached_tokens", 0)
@@ -364,25 +359,22 @@ def _llamacpp(server, past, tokens):
 
 def _next(server, past) -> dict[int, float]:
     """The likeliest next tokens, by id, and their log q, where the server generates one."""
-    return {int(token): float(x) for token, x in _likeliest(server, past).items()}
-
-
-def _likeliest(server, past) -> dict:
     if server.kind == "llamacpp":
         body = {"prompt": past, "n_predict": 1, "n_probs": LIKELIEST, "cache_prompt": False}
         [entry] = server.ask("/completion", body)["completion_probabilities"]
-        return {top["id"]: top["logprob"] for top in entry["top_logprobs"]}
-    if server.kind == "sglang":
-        body = {"input_ids": past, "sampling_params": {"max_new_tokens": 1, "temperature": 1}}
-        body |= {"return_logprob": True, "top_logprobs_num": LIKELIEST}
+        pairs = [(top["id"], top["logprob"]) for top in entry["top_logprobs"]]
+    elif server.kind == "sglang":
+        body = _SGLANG | {"input_ids": past, "top_logprobs_num": LIKELIEST}
         about = server.ask("/generate", body)["meta_info"]
-        return {token: x for x, token, *_ in about["output_top_logprobs"][0]}
-    body = {"model": server.name, "prompt": past, "logprobs": LIKELIEST, **_ONE}
-    if server.kind == "vllm":
-        body["cache_salt"] = os.urandom(16).hex()  # nothing is read from the cache
-    found = server.ask("/v1/completions", body | {"return_tokens_as_token_ids": True})
-    [table] = found["choices"][0]["logprobs"]["top_logprobs"]
-    return {_id(name): x for name, x in table.items()}
+        pairs = [(token, x) for x, token, *_ in about["output_top_logprobs"][0]]
+    else:
+        body = {"model": server.name, "prompt": past, "logprobs": LIKELIEST, **_ONE}
+        if server.kind == "vllm":
+            body["cache_salt"] = os.urandom(16).hex()  # nothing is read from the cache
+        found = server.ask("/v1/completions", body | {"return_tokens_as_token_ids": True})
+        [table] = found["choices"][0]["logprobs"]["top_logprobs"]
+        pairs = [(_id(name), x) for name, x in table.items()]
+    return {int(token): float(x) for token, x in pairs}
 
 
 def _id(name: str) -> int:
