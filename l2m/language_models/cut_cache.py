@@ -27,17 +27,11 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from l2m.language_models import trust
 from l2m.language_models.likelihood import after, hidden_states, log_likelihood, sequences
 from l2m.language_models.models import model_sha256
 from l2m.language_models.packing import attending
 from l2m.language_models.scoring import bos_token, checked_warm, checked_windows
-from l2m.language_models.trust import (
-    TOLERANCE,
-    UntrustedModel,
-    largest,
-    require_causal,
-    turns_by_length,
-)
 from l2m.results import Shards
 
 ATTENTION = "l2m_cut"
@@ -114,14 +108,14 @@ def cut_scores(
         values = cut_log_q(model, own, others, cuts, (0, *warm), bos)
         for key, x in values.items():
             if not x.isfinite().all():
-                raise UntrustedModel(f"log q of {key} is not finite: pass dtype='float32'")
+                raise trust.UntrustedModel(f"log q of {key} is not finite: pass dtype='float32'")
         return values
 
     with torch.inference_mode(), Shards(folder, settings, batch_size) as shards:
         missing = shards.missing()
         if missing:
             _require_full_attention(model, length)
-            require_causal(model, tokens[:1].to(device), bos)
+            trust.require_causal(model, tokens[:1].to(device), bos)
             _require_exact(model, tokens[:1].to(device), splits, bos)
         with shards.bar(progress) as bar:
             for number, rows in missing.items():
@@ -291,7 +285,7 @@ def _require_full_attention(model, length) -> None:
     layers = {type(layer) for layer in DynamicCache(config=model.config).layers}
     if layers - {DynamicLayer}:
         raise ValueError(f"{FULL}, and {name} has layers that keep less of their past: {CURE}")
-    if turns_by_length(model.config, length):
+    if trust.turns_by_length(model.config, length):
         raise ValueError(f"{name} turns long sequences by other angles than short ones: {CURE}")
 
 
@@ -302,8 +296,8 @@ def _require_exact(model, window, splits, bos) -> None:
     past, y = _past([("window", split + 1)], layers, attention, split), window[:, split : 2 * split]
     cut = _log_q_after(model, past, y, split, attention)
     off = torch.cat([joint - whole, cut - whole[:, split + 1 : 2 * split]], 1).abs()
-    off = largest(model, off, torch.cat([whole, cut], 1))
-    if not off <= TOLERANCE[str(model.dtype).removeprefix("torch.")]:
+    off = trust.largest(model, off, torch.cat([whole, cut], 1))
+    if not off <= trust.TOLERANCE[str(model.dtype).removeprefix("torch.")]:
         raise RuntimeError(
             f"{type(model).__name__} with all of its cache differs from a whole pass by {off:.2g} "
             "nats per token: report this model family"
