@@ -294,9 +294,8 @@ def scored_windows(params, run, served=None):
     model = served or models.load_model(params["model"], params["dtype"])
     place = "server" if served else model.device.type
     tokenizer = models.load_tokenizer(params["model"])
-    sample = load_corpus(params["corpus"], params.get("documents")).windows(
-        tokenizer, params["length"], params["windows"], params["seed"]
-    )
+    corpus = load_corpus(params["corpus"], params.get("documents"))
+    sample = corpus.windows(tokenizer, params["length"], params["windows"], params["seed"])
     options = {
         "bos_token_id": None if params["bos"] < 0 else params["bos"],
         "groups": sample.groups,

@@ -255,9 +255,8 @@ def checked_windows(windows, groups, splits, ratio, partners, n_partners, seed, 
         config = model.config.get_text_config()
         context = getattr(config, "max_position_embeddings", None)
         if context is not None and 0 < context < length:
-            raise ValueError(
-                f"windows of {length} tokens exceed the model's context of {context}: cut them"
-            )
+            long = f"windows of {length} tokens exceed the model's context of {context}"
+            raise ValueError(f"{long}: cut them")
         if windows.min() < 0 or windows.max() >= config.vocab_size:
             raise ValueError(
                 f"token ids run from {windows.min()} to {windows.max()}, the model's vocabulary "

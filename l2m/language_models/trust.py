@@ -29,9 +29,8 @@ def require_causal(model, window, bos) -> None:
     """UntrustedModel unless tokens of a window (1, T) cost the same whatever comes after them."""
     name, cure = type(model).__name__, "take a causal language model"
     if getattr(model.config, "is_encoder_decoder", False):
-        raise UntrustedModel(
-            f"{name} is an encoder with a decoder, which predicts an answer, not the text: {cure}"
-        )
+        kind = "an encoder with a decoder, which predicts an answer, not the text"
+        raise UntrustedModel(f"{name} is {kind}: {cure}")
     cut = window.shape[1] - max(2, window.shape[1] // 4)  # the last token of all is never read
     if cut < 1:
         return

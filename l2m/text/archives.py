@@ -119,9 +119,8 @@ def archive_table(name: str) -> pd.DataFrame:
         cure = "or name 'pg19' instead, the public corpus of the same kind."
         if not folder:
             where = f"{file.name} in the folder that the environment variable L2M_CORPORA names"
-            raise FileNotFoundError(
-                f"{name!r} is read from {where}, which is not set: set it, {cure}"
-            )
+            problem = f"{name!r} is read from {where}, which is not set"
+            raise FileNotFoundError(f"{problem}: set it, {cure}")
     if folder:
         if not file.exists():
             problem = f"has no {file.name}: name the folder that has it"

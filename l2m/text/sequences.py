@@ -118,9 +118,8 @@ def byte_lengths(tokenizer, tokens, first) -> np.ndarray:
 
 def require_faithful(tokenizer, windows: Windows, texts) -> None:
     """ValueError unless the tokens of every window decode to the text that they were read from."""
-    for text, book, start in zip(
-        _decoded(tokenizer, windows.tokens), windows.groups, windows.starts, strict=True
-    ):
+    read = _decoded(tokenizer, windows.tokens)
+    for text, book, start in zip(read, windows.groups, windows.starts, strict=True):
         if not texts[book if len(texts) > 1 else 0].startswith(text.rstrip("\ufffd"), start):
             raise ValueError(
                 "the tokenizer does not give back the text that it has read, so that the bytes of "

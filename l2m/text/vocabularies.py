@@ -79,12 +79,10 @@ def _learn(folder: Path, corpus: str, size: int) -> None:
     options = {"special_tokens": [SEPARATOR], "initial_alphabet": alphabet, "show_progress": False}
     backend.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, **options))
     if (found := backend.get_vocab_size()) < size:
-        raise ValueError(
-            f"{corpus} has byte pairs for {found:,} tokens, not {size:,}: ask for them"
-        )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token=SEPARATOR, eos_token=SEPARATOR
-    )
+        problem = f"{corpus} has byte pairs for {found:,} tokens, not {size:,}"
+        raise ValueError(f"{problem}: ask for them")
+    special = {"bos_token": SEPARATOR, "eos_token": SEPARATOR}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
     tokenizer.save_pretrained(folder)
     about = {"corpus": corpus, "identity": identity(corpus), "books": books["title"][learnt_from]}
