@@ -298,7 +298,5 @@ def _require_exact(model, window, splits, bos) -> None:
     off = torch.cat([joint - whole, cut - whole[:, split + 1 : 2 * split]], 1).abs()
     off = trust.largest(model, off, torch.cat([whole, cut], 1))
     if not off <= trust.TOLERANCE[str(model.dtype).removeprefix("torch.")]:
-        raise RuntimeError(
-            f"{type(model).__name__} with all of its cache differs from a whole pass by {off:.2g} "
-            "nats per token: report this model family"
-        )
+        problem = f"differs from a whole pass by {off:.2g} nats per token: report this model family"
+        raise RuntimeError(f"{type(model).__name__} with all of its cache {problem}")

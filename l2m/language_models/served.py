@@ -109,10 +109,9 @@ class ServedModel:
         models = self.ask("/v1/models")["data"]
         about = next((m for m in models if name in (m["id"], m.get("root"))), None)
         if about is None:
-            raise Refused(
-                f"{self.url} serves {', '.join(m['id'] for m in models) or 'nothing'}, not {name}: "
-                f"name one of these, or start it with --served-model-name (llama.cpp: --alias)"
-            )
+            served = ", ".join(m["id"] for m in models) or "nothing"
+            cure = "name one of these, or start it with --served-model-name (llama.cpp: --alias)"
+            raise Refused(f"{self.url} serves {served}, not {name}: {cure}")
         owner, self.name = about.get("owned_by"), about["id"]
         self.kind = owner if owner in ABOUT else "others"
         said = self.ask(ABOUT[owner]) if owner in ABOUT else {}
@@ -160,10 +159,8 @@ class ServedModel:
                 why = str(error) or type(error).__name__
             if attempt + 1 < attempts:
                 time.sleep(min(60, wait))
-        raise RuntimeError(
-            f"{self.url}{path} gives no answer ({why}): see that the server runs, and run this "
-            "again; what was scored is kept"
-        )
+        cure = "see that the server runs, and run this again; what was scored is kept"
+        raise RuntimeError(f"{self.url}{path} gives no answer ({why}): {cure}")
 
     def log_q(self, past, tokens) -> np.ndarray:
         """log q(token | past, tokens before it), (m,), fp64 nats; `past` starts with BOS.
@@ -174,26 +171,21 @@ class ServedModel:
         told, read, sent, cached = self._by(WAYS[self.kind], past, tokens)
         self.count(len(past) + len(tokens), cached if type(cached) is int else 0)
         if read != sent:
-            raise UntrustedModel(
-                f"{self.url} read {read} tokens where {sent} were sent: serve the model without "
-                "what trims prompts, or adds BOS or a template to them"
-            )
+            cure = "serve the model without what trims prompts, or adds BOS or a template to them"
+            raise UntrustedModel(f"{self.url} read {read} tokens where {sent} were sent: {cure}")
         if len(told) != len(tokens):
-            raise UntrustedModel(
-                f"{self.url} tells {len(told)} log-probabilities of {len(tokens)} tokens, so that "
-                "they are not known to be theirs: take another server, or another version"
-            )
+            said = f"{self.url} tells {len(told)} log-probabilities of {len(tokens)} tokens"
+            cure = "take another server, or another version"
+            raise UntrustedModel(f"{said}, so that they are not known to be theirs: {cure}")
         for at, (token, entry) in enumerate(zip(tokens, told, strict=True), len(past)):
             if token not in entry:
-                raise UntrustedModel(
-                    f"{self.url} tells nothing of token {at} (id {token}), but of "
-                    f"{sorted(entry)[:3]}: it must score the ids it is sent, not the likeliest"
-                )
+                said = f"tells nothing of token {at} (id {token}), but of {sorted(entry)[:3]}"
+                cure = "it must score the ids it is sent, not the likeliest"
+                raise UntrustedModel(f"{self.url} {said}: {cure}")
             if type(entry[token]) not in (int, float) or not CLAMPED < entry[token] <= MORE:
-                raise UntrustedModel(
-                    f"{self.url} says that log q of token {at} (id {token}) is {entry[token]}, not "
-                    "a finite number up to 0: serve the model in bfloat16 or float32"
-                )
+                said = f"says that log q of token {at} (id {token}) is {entry[token]}"
+                cure = "serve the model in bfloat16 or float32"
+                raise UntrustedModel(f"{self.url} {said}, not a finite number up to 0: {cure}")
         return np.array([e[token] for token, e in zip(tokens, told, strict=True)], np.float64)
 
     def count(self, asked: int, cached: int) -> None:
@@ -269,10 +261,9 @@ class ServedModel:
         except Refused:
             raise
         except UNLIKE as error:
-            raise UntrustedModel(
-                f"{self.url} tells no log-probabilities of a prompt ({type(error).__name__}: "
-                f"{error}): take vLLM, SGLang or llama.cpp's server, of a version that does"
-            ) from error
+            said = f"tells no log-probabilities of a prompt ({type(error).__name__}: {error})"
+            cure = "take vLLM, SGLang or llama.cpp's server, of a version that does"
+            raise UntrustedModel(f"{self.url} {said}: {cure}") from error
 
     def _require_tokenizer(self, ids) -> None:
         body = {"model": self.name, "prompt": SAMPLE, "add_special_tokens": False}
@@ -281,10 +272,8 @@ class ServedModel:
         except (Refused, RuntimeError):
             return  # not every server tells
         if "tokens" in found and found["tokens"] != ids:
-            raise ValueError(
-                f"the tokenizer of {self.url} makes other ids of a sample than the one given: pass "
-                "the tokenizer of the model that is served"
-            )
+            problem = f"the tokenizer of {self.url} makes other ids of a sample than the one given"
+            raise ValueError(f"{problem}: pass the tokenizer of the model that is served")
 
     def _reuses(self, ids) -> bool:
         """Whether this vLLM tells how much of a prompt was cached, when it may be."""

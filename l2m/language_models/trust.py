@@ -45,10 +45,9 @@ def require_causal(model, window, bos) -> None:
         raise UntrustedModel(f"{name} does not predict a text ({error}): {cure}") from error
     moved = largest(model, (log_q[0] - log_q[1]).abs(), log_q[0])
     if moved > TOLERANCE[_dtype(model)]:
-        raise UntrustedModel(
-            f"{name} is not causal (when the end of a window changes, log q of tokens before it "
-            f"moves by {moved:.2g} nats): {'call model.eval()' if model.training else cure}"
-        )
+        why = "when the end of a window changes, log q of tokens before it moves by"
+        cure = "call model.eval()" if model.training else cure
+        raise UntrustedModel(f"{name} is not causal ({why} {moved:.2g} nats): {cure}")
 
 
 def require_finite(model, values: dict, rows, windows, partners, n: int) -> None:
@@ -66,10 +65,9 @@ def require_finite(model, values: dict, rows, windows, partners, n: int) -> None
         elif _dtype(model) == "float16":
             cure = "float16 ends at 65,504, so pass dtype='bfloat16'"
         window = f"window {rows[row]}" if rows[row] < n else "a window made up of all tokens"
-        raise UntrustedModel(
-            f"log q of token {split + at} (id {token}) of {window} ({name[0]}) is "
-            f"{float(log_q[row, at])} under {type(model).__name__}, not finite: {cure}"
-        )
+        where = f"token {split + at} (id {token}) of {window} ({name[0]})"
+        value = f"{float(log_q[row, at])} under {type(model).__name__}"
+        raise UntrustedModel(f"log q of {where} is {value}, not finite: {cure}")
 
 
 def made_up(windows, checked, most: int) -> np.ndarray:
@@ -92,10 +90,8 @@ def exact_way(model, method, batch, pieces, length, bos):
         raise ValueError(f"unknown method {method!r}: 'packed', 'prefix', 'whole' or 'auto'")
     by_length = turns_by_length(model.config, length)
     if by_length and method in ("packed", "prefix"):
-        raise ValueError(
-            f"{type(model).__name__} turns long sequences by other angles than short ones, which "
-            f"{method!r} cannot: pass method='whole'"
-        )
+        problem = f"turns long sequences by other angles than short ones, which {method!r} cannot"
+        raise ValueError(f"{type(model).__name__} {problem}: pass method='whole'")
     stateful = getattr(model, "_is_stateful", False) or not model._supports_attention_backend
     if method != "auto":
         ways = {method: ways[method]}
@@ -120,10 +116,8 @@ def exact_way(model, method, batch, pieces, length, bos):
         if way is not ways[-1]:
             warnings.warn(f"{way.__name__} scoring {problem}; trying another way", stacklevel=3)
     other = "" if method == "auto" else "pass method='auto' to let another way be tried, or "
-    raise RuntimeError(
-        f"{way.__name__} scoring of {type(model).__name__} {problem}, more than {tolerance}: "
-        f"{other}report this model family"
-    )
+    what = f"{way.__name__} scoring of {type(model).__name__} {problem}, more than {tolerance}"
+    raise RuntimeError(f"{what}: {other}report this model family")
 
 
 def disagreement(model, batches, bos) -> float:
