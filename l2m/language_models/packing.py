@@ -90,9 +90,10 @@ def continuations(length: int, splits, ratio: int, partners: int, warm) -> Itera
 
 
 def origin(kind: str, split: int = 0, number: int = 0) -> tuple[int, int, int]:
-    """Of a name: ℓ; how many of the window's own tokens come before; whose it is, k + 1 of k's."""
-    past = {"shuffled": split, "warm": number}.get(kind, 0)
-    return split, past, {"shuffled": number + 1, "warm": 1}.get(kind, 0)
+    """Of a name: ℓ, how many own tokens come before, and whose it is: the window's, 0, or k + 1."""
+    if kind == "shuffled":
+        return split, split, number + 1
+    return (split, number, 1) if kind == "warm" else (split, 0, 0)
 
 
 @contextmanager
