@@ -1,13 +1,13 @@
-"""Results: recorded once and read everywhere; and scores while they are made, in shards.
+"""Results: computed once, committed with their provenance, read everywhere; and scores, in shards.
 
 A recorded result is a table, ``results/<chapter>/<name>.parquet``, beside a ``.json`` of the
 parameters that made it, where and how it was computed, the table's sha256 and a digest of itself. A
 result whose parameters are not the recorded ones is computed, and kept in the cache folder.
 
-A shard holds the scores of some windows, survives a kill, and tells damage. It is written under a
-temporary name and renamed to `shard-00012-<sha256>.parquet`: a file that is there is complete, and
-its name says what must be in it. In it stands a digest of what it is a shard of, which
-`manifest.json` says in full; other parameters, model or data are refused.
+Scores are kept in shards while they are made, parquet files that survive a kill and tell damage. A
+shard is written under a temporary name and renamed to `shard-00012-<sha256>.parquet`: a file that
+is there is complete, and its name says what must be in it. In it stands a digest of what it is a
+shard of, which `manifest.json` says in full; other parameters, model or data are refused.
 """
 
 import hashlib
