@@ -38,7 +38,8 @@ def window_mi(
     that of two successive tokens of the corpus in nats, the first two tokens of the direct
     estimator's marginal term cost (1−w)·(what the model says) + w·bigram_entropy, w being the
     `bigram_weight`. Or Y is priced not as after BOS alone, but after `warm` tokens of another book
-    too, if it was scored so. With `control_variate` own marginals are subtracted in vCLUB (above).
+    too, if it was scored so, or as the column `warm_chosen` says (`chosen_warm`) for "chosen". With
+    `control_variate` own marginals are subtracted in vCLUB (above).
     """
     terms, _ = _terms(scores, ratio)
     if estimator == "direct":
@@ -117,6 +118,27 @@ def window_terms(scores) -> pd.DataFrame:
                 columns[f"warm_{c}"] = scores.warm[of, c][:, :m].sum(1, dtype=np.float64)
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
+
+
+def chosen_warm(terms, seed=0) -> pd.Series:
+    """log q(Y) after the start that suits Y best, chosen in other books: nats, by rows of `terms`.
+
+    A start is BOS alone, or BOS and c tokens of another book, for each `warm_c` that `terms`, of
+    `window_terms`, has. At each split and ratio the one that makes the Y of one half of the books
+    likeliest (halves drawn with `seed`) prices those of the other. After any start q is a density
+    of Y, so the mean gain over `marginal` is by how much D_KL(p_Y ‖ q_Y) of BOS alone is larger:
+    no hindsight is in it. ValueError without a warm start, or for a single book.
+    """
+    starts = [name for name in terms if name == "marginal" or name.startswith("warm_")]
+    books = np.unique(terms["book"])
+    if len(starts) < 2 or len(books) < 2:
+        raise ValueError("to choose a start takes two books or more, scored with warm=(c, …)")
+    half = np.random.default_rng(seed).permutation(books)[: len(books) // 2]
+    half, cell = terms["book"].isin(half), [terms["split"], terms["ratio"]]
+    likeliest = terms.groupby([half, *cell])[starts].mean().idxmax(axis=1)
+    name = likeliest.reindex(pd.MultiIndex.from_arrays([~half, *cell]))
+    values = terms.to_numpy(dtype=float)[np.arange(len(terms)), terms.columns.get_indexer(name)]
+    return pd.Series(values, terms.index, name="warm_chosen")
 
 
 def _terms(scores, ratio):

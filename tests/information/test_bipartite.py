@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from l2m.experiments.word_cache import cache_gain
 from l2m.information.bipartite import (
     bipartite_mi,
+    chosen_warm,
     clustered_stderr,
     per_byte,
     window_mi,
@@ -194,3 +195,53 @@ def test_a_law_in_bytes_is_the_law_in_tokens_stretched():
     assert found["error"] == pytest.approx(alone[0])
     with pytest.raises(ValueError, match="lack lengths or windows"):
         per_byte(terms, sizes[sizes["window"] > 3])
+
+
+def starts(books=40, each=25, gain=0.0, seed=0):
+    """Made-up costs of two splits after BOS and after two other starts, better by `gain` nats."""
+    rng = np.random.default_rng(seed)
+    n = 2 * books * each
+    table = pd.DataFrame({"window": np.arange(n) // 2, "split": np.tile([2, 4], n // 2)})
+    table = table.assign(book=table["window"] // each, ratio=2, marginal=rng.normal(-20, 3, n))
+    own = rng.normal(size=(books, 2))[table["book"]]  # a book's own liking
+    for k, c in enumerate((16, 64)):
+        table[f"warm_{c}"] = table["marginal"] + gain * k + own[:, k] + rng.normal(size=n)
+    return table
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.floats(-1, 1))
+def test_a_start_is_chosen_in_the_other_half_of_the_books(seed, gain):
+    table = starts(books=7, each=3, gain=gain, seed=seed)
+    got = chosen_warm(table, seed)
+    half = set(np.random.default_rng(seed).permutation(np.arange(7))[:3])
+    for (split, inside), some in table.groupby(["split", table["book"].isin(half)]):
+        other = table[(table["split"] == split) & (table["book"].isin(half) != inside)]
+        best = max(("marginal", "warm_16", "warm_64"), key=lambda name: other[name].mean())
+        assert (got.loc[some.index] == some[best]).all()
+
+
+def test_a_chosen_start_gains_what_there_is_to_gain_and_nothing_from_hindsight():
+    gained, hindsight = [], []
+    for seed in range(300):
+        table = starts(books=8, each=2, seed=seed)
+        columns = table[["marginal", "warm_16", "warm_64"]]
+        gained.append((chosen_warm(table, seed) - table["marginal"]).mean())
+        by_split = columns.groupby(table["split"]).mean()
+        hindsight.append((by_split.max(axis=1) - by_split["marginal"]).mean())
+    error = np.std(gained) / np.sqrt(len(gained))
+    assert abs(np.mean(gained)) < 4 * error < np.mean(hindsight)
+    table = starts(gain=2.0)
+    assert (chosen_warm(table) == table["warm_64"]).all()
+    better = table.assign(warm_chosen=chosen_warm(table))
+    fallen = bipartite_mi(table.assign(joint=0.0)) - bipartite_mi(
+        better.assign(joint=0.0), warm="chosen"
+    )
+    assert fallen["mi"].to_numpy() == pytest.approx(2, abs=0.5)
+
+
+def test_a_start_cannot_be_chosen_without_another_or_in_one_book():
+    table = starts(books=2, each=1)
+    for wrong in (table.drop(columns=["warm_16", "warm_64"]), table[table["book"] == 0]):
+        with pytest.raises(ValueError, match="two books or more"):
+            chosen_warm(wrong)
