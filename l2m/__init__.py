@@ -8,29 +8,23 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_PUBLIC = {  # name → the module that defines it
-    "CopySource": "l2m.sources.markov",
-    "GaussianFamily": "l2m.sources.gaussian",
-    "MarkovSource": "l2m.sources.markov",
-    "SantaFeSource": "l2m.sources.santa_fe",
-    "Training": "l2m.training.loop",
-    "bipartite_mi": "l2m.information.bipartite",
-    "bootstrap_power_law": "l2m.information.scaling",
-    "build_model": "l2m.training.networks",
-    "compare_laws": "l2m.information.scaling",
-    "entropy": "l2m.information.entropy",
-    "fit_power_law": "l2m.information.scaling",
-    "growth": "l2m.memory.l2m_condition",
-    "history_state_dim": "l2m.memory.history_state",
-    "load_corpus": "l2m.text.corpora",
-    "load_model": "l2m.language_models.models",
-    "load_tokenizer": "l2m.language_models.models",
-    "required_dim": "l2m.memory.l2m_condition",
-    "satisfies_l2m": "l2m.memory.l2m_condition",
-    "score": "l2m.language_models.scoring",
-    "train": "l2m.training.loop",
-    "two_point_mi": "l2m.information.two_point",
+_HOMES = {  # modules, and the public names that they define
+    "information.bipartite": ["bipartite_mi"],
+    "information.entropy": ["entropy"],
+    "information.scaling": ["bootstrap_power_law", "compare_laws", "fit_power_law"],
+    "information.two_point": ["two_point_mi"],
+    "language_models.models": ["load_model", "load_tokenizer"],
+    "language_models.scoring": ["score"],
+    "memory.history_state": ["history_state_dim"],
+    "memory.l2m_condition": ["growth", "required_dim", "satisfies_l2m"],
+    "sources.gaussian": ["GaussianFamily"],
+    "sources.markov": ["CopySource", "MarkovSource"],
+    "sources.santa_fe": ["SantaFeSource"],
+    "text.corpora": ["load_corpus"],
+    "training.loop": ["Training", "train"],
+    "training.networks": ["build_model"],
 }
+_PUBLIC = {name: f"l2m.{home}" for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str):

@@ -180,7 +180,7 @@ def check(chapters: Chapters = None) -> int:
 def measure(
     name: Annotated[str, typer.Argument(help="Of the result: FOLDER/NAME, or NAME in measured/.")],
     what: Annotated[
-        Literal["information", "past", "missed", "cache", "bytes"],
+        Literal[tuple(_MEASUREMENTS)],
         _option(
             help="What the past knows (by default), what of it a model uses, misses, or a cut "
             "cache keeps; or how long tokens are."

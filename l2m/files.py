@@ -27,6 +27,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import threading
@@ -83,29 +84,24 @@ def write_atomic(path: str | Path, content: bytes | str | Callable, hashed: bool
     given. If it is to be `hashed`, its name, ``a.bin``, becomes ``a-<sha256>.bin``. CannotWrite if
     the disk is full, or may not be written to.
     """
-    path = Path(path)
-    with writing(path):
-        return _write(path, content, hashed)
-
-
-def _write(path: Path, content, hashed: bool) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(".tmp-*"):
-        with suppress(OSError):  # another process was faster
-            if _abandoned(left):
-                left.unlink()
-    writer = f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+    path, writer = Path(path), f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
     temporary = path.with_name(f".tmp-{writer}-{path.name}")
-    try:
-        if callable(content):
-            content(temporary)
-        else:
-            temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
-        if hashed:
-            path = path.with_stem(f"{path.stem}-{sha256(temporary)}")
-        return temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(".tmp-*"):
+            with suppress(OSError):  # another process was faster
+                if _abandoned(left):
+                    left.unlink()
+        try:
+            if callable(content):
+                content(temporary)
+            else:
+                temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+            if hashed:
+                path = path.with_stem(f"{path.stem}-{sha256(temporary)}")
+            return temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _abandoned(temporary: Path) -> bool:
@@ -170,6 +166,22 @@ def opened(folder: str | Path, schema: str, cure: str) -> dict:
         if not file.is_file() or sha256(file) != expected:
             raise DamagedFile(f"{file} is damaged (its sha256 is not the manifest's): {cure}")
     return manifest
+
+
+def made(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Return a sealed folder of the cache; where there is none, one process makes it, others wait.
+
+    `fill` fills and seals ``<folder>.partial``, in which a process that was killed may have left
+    something; then that is renamed. CannotWrite as of `write_atomic`.
+    """
+    if not (folder / "manifest.json").exists():
+        with held(folder, wait=True), writing(folder):
+            if not (folder / "manifest.json").exists():
+                partial = folder.with_name(f"{folder.name}.partial")
+                fill(partial)
+                shutil.rmtree(folder, ignore_errors=True)  # of an older version
+                partial.replace(folder)
+    return folder
 
 
 def sha256(path: str | Path) -> str:

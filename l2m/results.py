@@ -1,8 +1,13 @@
-"""Recorded results: computed once, committed with their provenance, read everywhere.
+"""Results: computed once, committed with their provenance, read everywhere; and scores, in shards.
 
-A result is a table, ``results/<chapter>/<name>.parquet``, beside a ``.json`` of the parameters that
-made it, where and how it was computed, the table's sha256 and a digest of itself. A result whose
-parameters are not the recorded ones is computed, and kept in the cache folder.
+A recorded result is a table, ``results/<chapter>/<name>.parquet``, beside a ``.json`` of the
+parameters that made it, where and how it was computed, the table's sha256 and a digest of itself. A
+result whose parameters are not the recorded ones is computed, and kept in the cache folder.
+
+Scores are kept in shards while they are made, parquet files that survive a kill and tell damage. A
+shard is written under a temporary name and renamed to `shard-00012-<sha256>.parquet`: a file that
+is there is complete, and its name says what must be in it. In it stands a digest of what it is a
+shard of, which `manifest.json` says in full; other parameters, model or data are refused.
 """
 
 import hashlib
@@ -13,14 +18,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from importlib import metadata
 from math import inf
 from pathlib import Path
 from subprocess import DEVNULL
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
 
 from l2m import __version__, files
 from l2m.files import ROOT, DamagedFile, cache_dir
@@ -28,6 +37,7 @@ from l2m.files import ROOT, DamagedFile, cache_dir
 MAX_BYTES = 2_000_000  # of one recorded table
 _PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "torch", "transformers")
 _RESTORE = "restore it with `git checkout -- results`, or delete it to measure anew."
+_SCHEMA, _CURE = "scores 2", "remove it, and what else is there is kept"  # of shards
 
 
 class MissingResult(RuntimeError):
@@ -180,3 +190,110 @@ def _commit() -> str | None:
         return head.strip() + ("+" if subprocess.run(changed, stderr=DEVNULL).returncode else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+class Shards:
+    """The finished and missing shards of one scoring run; without a folder, kept in memory.
+
+    `settings` are all that it depends on, the windows (n, T) and an identity of the model among
+    them; a shard holds `size` windows. As a context it holds the lock beside the folder. Under
+    `torchrun` each process takes every world-th shard, and all wait for the last before they merge.
+    """
+
+    def __init__(self, folder, settings: dict, size: int):
+        n = len(settings["windows"])
+        self.rows = np.split(np.arange(n), range(size, n, size))
+        self.folder = None if folder is None else Path(folder)
+        self.values = {}
+        shared = {} if folder is None else os.environ
+        self.rank, self.world = int(shared.get("RANK", 0)), int(shared.get("WORLD_SIZE", 1))
+        if self.folder is not None:
+            arrays = {k: files.digest(x) for k, x in settings.items() if isinstance(x, np.ndarray)}
+            manifest = settings | arrays | {"shape": list(settings["windows"].shape)}
+            self.manifest = files.as_json(manifest | {"size": size})
+
+    def __enter__(self):
+        with ExitStack() as stack:  # lets the lock go if what follows fails
+            if self.folder is not None:
+                stack.enter_context(files.held(self.folder, self.rank == 0))
+                self._check()
+            self.lock = stack.pop_all()
+        return self
+
+    def __exit__(self, *_):
+        self.lock.close()
+
+    def _check(self):
+        """Refuse another run's manifest or begin one; refuse shards of others, or damaged ones."""
+        if (self.folder / "manifest.json").exists():
+            found = files.opened(self.folder, _SCHEMA, _CURE)
+            if other := [k for k, value in self.manifest.items() if found.get(k) != value]:
+                made = f"{self.folder} holds shards made with another {', '.join(other)}"
+                raise RuntimeError(f"{made}: name another folder, or remove this one")
+        else:
+            files.seal(self.folder, _SCHEMA, self.manifest)
+        for number, file in self._files().items():
+            _require_intact(file)
+            if self._own(number) not in (pq.read_schema(file).metadata or {}).items():
+                raise RuntimeError(f"{file} is of another run: name another folder, or remove it")
+
+    def _own(self, number: int) -> tuple[bytes, bytes]:
+        """What a shard of this run says of itself."""
+        return b"of", files.digest(self.manifest, number).encode()
+
+    def _files(self) -> dict[int, Path]:
+        """Finished shards by number; none without a folder."""
+        found = sorted(self.folder.glob("shard-*-*.parquet")) if self.folder else ()
+        return {int(file.name.split("-")[1]): file for file in found}
+
+    def missing(self) -> dict[int, np.ndarray]:
+        """Window indices of each shard that this process still has to score, by its number."""
+        mine = set(range(self.rank, len(self.rows), self.world))
+        return {number: self.rows[number] for number in sorted(mine - self._files().keys())}
+
+    def bar(self, progress: bool) -> tqdm:
+        """A bar of the windows, at those that are finished; shown if `progress`."""
+        left, n = sum(map(len, self.missing().values())), sum(map(len, self.rows))
+        return tqdm(total=n, initial=n - left, unit="window", disable=not progress)
+
+    def write(self, number: int, values: dict):
+        """Keep the scores of one shard: {key: (windows, tokens) float32}."""
+        if self.folder is None:
+            self.values[number] = values
+            return
+        columns = {"window": pa.array(self.rows[number])}
+        for key, x in values.items():
+            flat = pa.array(np.ascontiguousarray(x, dtype=np.float32).ravel())
+            columns["/".join(map(str, key))] = pa.FixedSizeListArray.from_arrays(flat, x.shape[1])
+        table = pa.table(columns).replace_schema_metadata(dict([self._own(number)]))
+        path = self.folder / f"shard-{number:05d}.parquet"
+        write = partial(pq.write_table, table, compression="zstd")
+        files.write_atomic(path, write, hashed=True)
+
+    def merged(self) -> dict:
+        """All scores in window order, once every process has written its shards."""
+        if self.world > 1:
+            import torch.distributed as dist
+
+            if not dist.is_initialized():
+                dist.init_process_group("gloo")
+            dist.barrier()
+        self.values |= {number: _read_shard(file) for number, file in self._files().items()}
+        shards = [self.values[number] for number in range(len(self.rows))]
+        return {key: np.concatenate([shard[key] for shard in shards]) for key in shards[0]}
+
+
+def _require_intact(file):
+    if not files.intact(file):
+        raise DamagedFile(f"{file} is damaged (its sha256 is not its name's): {_CURE}")
+
+
+def _read_shard(file):
+    _require_intact(file)
+    table = pq.read_table(file)
+    out = {}
+    for name in table.column_names[1:]:
+        kind, *numbers = name.split("/")
+        flat = table[name].combine_chunks().flatten().to_numpy()
+        out[kind, *map(int, numbers)] = flat.reshape(len(table), -1)
+    return out

@@ -18,19 +18,19 @@ import os, signal, sys
 import numpy as np, torch
 sys.path.insert(0, {tests!r})
 from helpers import tiny
-from l2m import shards
+from l2m import files
 from l2m.language_models.scoring import score
 torch.set_num_threads(1)
 after = {after}
 if after is not None:
-    write, count = shards.write_atomic, []
+    write, count = files.write_atomic, []
     def dying(path, content, **options):
         if "shard-" in str(path):
             count.append(path)
             if len(count) == after:
                 os.kill(os.getpid(), signal.SIGKILL)
         return write(path, content, **options)
-    shards.write_atomic = dying
+    files.write_atomic = dying
 windows = np.random.default_rng(0).integers(0, 97, (10, 16))
 score(tiny("llama"), windows, folder={folder!r}, batch_size=1, progress=False)
 """

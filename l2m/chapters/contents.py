@@ -116,11 +116,8 @@ def status_page() -> str:
             if file != claims_file(path.stem):
                 about = read_json(file, RESTORE)
                 commands.setdefault(about["command"], []).append(about)
-    values = {name: _benchmark(name) for name in ("promises", "soak-cpu")}
-    promises, soak = values.values()
-    return _render(
-        "status", ran=ran, recorded=recorded, called=called, promises=promises, soak=soak
-    )
+    measured = {"promises": _benchmark("promises"), "soak": _benchmark("soak-cpu")}
+    return _render("status", ran=ran, recorded=recorded, called=called, **measured)
 
 
 def _benchmark(name: str) -> dict:

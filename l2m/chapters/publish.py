@@ -36,9 +36,7 @@ _WIDGET = "application/vnd.jupyter.widget-view+json"  # shows nothing without it
 # Local folders, and what stands for them; a token in the environment is nobody's business, either.
 _FOLDERS = {str(ROOT): ".", str(Path.home()): "~", tempfile.gettempdir(): "<temporary>"}
 _FOLDERS |= {sys.prefix: "<environment>", sysconfig.get_path("stdlib"): "<python>"}
-_FOLDERS |= {
-    os.environ.get(f"L2M_{name}", ""): f"<{name.lower()}>" for name in ("CACHE", "CORPORA")
-}
+_FOLDERS |= {os.environ.get(f"L2M_{n}", ""): f"<{n.lower()}>" for n in ("CACHE", "CORPORA")}
 _FOLDERS |= {os.path.realpath(folder): name for folder, name in _FOLDERS.items() if folder}
 _SECRET = re.compile("TOKEN|SECRET|PASSWORD|API_?KEY", re.IGNORECASE)
 # All that pandas' tables are made of; what else looks like markup is a name, and is text.

@@ -268,9 +268,8 @@ class HeldOut:
         windows, books = self.run.books.held_out_windows(self.file)
         options = {"groups": books, "bos_token_id": self.file.bos_token_id, "check": 0}
         with torch.compiler.set_stance("force_eager"):  # compiling would take longer
-            table = window_terms(
-                score(self.model, windows, method="whole", progress=False, **options)
-            )
+            scores = score(self.model, windows, method="whole", progress=False, **options)
+        table = window_terms(scores)
         return table.astype(dict.fromkeys(table.select_dtypes("float64").columns, "float32"))
 
     def _losses(self, task, starts):

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
+from functools import cache
 from math import e, inf, log, pi
 
 import numpy as np
@@ -42,7 +43,7 @@ class GaussianTask:
         if offset is not None:
             self.family = CutFamily(kind, levels, offset)
         self.length, self.copies, self.seed = self.family.length, copies, seed
-        self._factors = {}
+        self._factor = cache(self._factor)  # once on each device
 
     def about(self) -> dict:
         """What identifies its data."""
@@ -86,16 +87,13 @@ class GaussianTask:
         return z.transpose(0, 1).contiguous(), mean.transpose(0, 1).contiguous()
 
     def _factor(self, device):
-        """T and its diagonal, fp32, on a device: factorised there once, in fp64."""
+        """T and its diagonal, fp32, on a device: factorised there, in fp64."""
         import torch
 
-        device = torch.device(device)
-        if device not in self._factors:
-            with torch.inference_mode(False):  # the loss is differentiated with it later
-                covariance = torch.as_tensor(self.family.covariance(), device=device)
-                triangle = torch.linalg.cholesky(covariance)
-                self._factors[device] = triangle.float(), triangle.diag().float()
-        return self._factors[device]
+        with torch.inference_mode(False):  # the loss is differentiated with it later
+            covariance = torch.as_tensor(self.family.covariance(), device=device)
+            triangle = torch.linalg.cholesky(covariance)
+            return triangle.float(), triangle.diag().float()
 
 
 @dataclass(frozen=True)

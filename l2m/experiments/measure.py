@@ -71,7 +71,7 @@ def measure(
     splits = [split for split in powers_of_two(length) if split <= (largest_split or half)]
     tables = {"": lambda scores, _: window_terms(scores)}
     tables["-positions"] = lambda scores, _: position_costs(scores)
-    run = _scoring(splits, ratio, n_partners=partners, warm=_counts(warm))
+    run = partial(score, splits=splits, ratio=ratio, n_partners=partners, warm=_counts(warm))
     return tuple(_tables("information", measure, given, run, tables))
 
 
@@ -97,8 +97,8 @@ def past_terms(
     _require("length", length, 2, inf)
     contexts = [0, *(4**k for k in range(half.bit_length()) if 4**k < half)]
     tables = {"": lambda scores, _: past_table(scores, half)}
-    splits = [half - context for context in contexts]
-    return _tables("past", past_terms, given, _scoring(splits, length), tables)[0]
+    run = partial(score, splits=[half - context for context in contexts], ratio=length)
+    return _tables("past", past_terms, given, run, tables)[0]
 
 
 def past_table(scores, half: int) -> pd.DataFrame:
@@ -134,8 +134,7 @@ def missed_terms(
     """
     given = locals() | {"ratio": 2, "largest_split": 0, "partners": 1}
     _require("length", length, 4, inf)
-    run = _scoring(powers_of_two(length), 2)
-    return _tables("missed", missed_terms, given, run, {"": missed_table})[0]
+    return _tables("missed", missed_terms, given, score, {"": missed_table})[0]
 
 
 def cache_terms(
@@ -251,11 +250,6 @@ def _counts(warm: str) -> list[int]:
     return [int(c) for c in warm.split(",")] if warm else []
 
 
-def _scoring(splits, ratio, **options):
-    """`score` at such splits, as `scored_windows` takes it."""
-    return lambda model, tokens, **about: score(model, tokens, splits, ratio, **options, **about)
-
-
 def identity(corpus, model, documents=0) -> dict:
     """What was measured with what, as parameters of a result."""
     texts = {"corpus": corpus, "corpus_sha256": fingerprint(corpus, documents or None)}
@@ -300,9 +294,8 @@ def scored_windows(params, run, served=None):
     model = served or models.load_model(params["model"], params["dtype"])
     place = "server" if served else model.device.type
     tokenizer = models.load_tokenizer(params["model"])
-    sample = load_corpus(params["corpus"], params.get("documents")).windows(
-        tokenizer, params["length"], params["windows"], params["seed"]
-    )
+    corpus = load_corpus(params["corpus"], params.get("documents"))
+    sample = corpus.windows(tokenizer, params["length"], params["windows"], params["seed"])
     options = {
         "bos_token_id": None if params["bos"] < 0 else params["bos"],
         "groups": sample.groups,
@@ -311,8 +304,8 @@ def scored_windows(params, run, served=None):
     }
     start = time.perf_counter()
     scores = run(model, sample.tokens, **options)
-    attrs = {"device": place if served else models.device_name(model.device)}
-    attrs |= {"tokens": int(sample.tokens.size)}
+    device = place if served else models.device_name(model.device)
+    attrs = {"device": device, "tokens": int(sample.tokens.size)}
     if served:  # of this process: what it found on the disk, it did not ask for
         attrs |= {"tokens_asked": served.asked, "tokens_computed": served.asked - served.cached}
     return scores, sample.tokens, attrs | {"seconds": time.perf_counter() - start}

@@ -21,19 +21,8 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from l2m.files import (
-    CannotWrite,
-    DamagedFile,
-    cache_dir,
-    digest,
-    held,
-    leash,
-    meant,
-    opened,
-    seal,
-    write_atomic,
-    writing,
-)
+from l2m import files
+from l2m.files import CannotWrite, DamagedFile, cache_dir, digest, meant
 from l2m.language_models.models import default_device
 from l2m.results import recorded
 
@@ -85,7 +74,7 @@ class Run:
     def finished(self) -> bool:
         """Whether its tables are there, and what they were."""
         try:
-            return opened(self.folder, SCHEMA, CURE)["of"] == digest(self.identity())
+            return files.opened(self.folder, SCHEMA, CURE)["of"] == digest(self.identity())
         except (FileNotFoundError, NotADirectoryError):
             return False
         except DamagedFile as error:
@@ -103,19 +92,19 @@ class Run:
         """Train and evaluate unless done; whether it is. RuntimeError if another is at it."""
         if self.finished():
             return True
-        with held(self.folder, main_process()):
+        with files.held(self.folder, main_process()):
             tables = self.train(deadline, progress)
             if tables and main_process():
-                files = {f"{name}.parquet": table for name, table in tables.items()}
-                for name, table in files.items():
+                named = {f"{name}.parquet": table for name, table in tables.items()}
+                for name, table in named.items():
                     table.attrs = {}
-                    write_atomic(self.folder / name, table.to_parquet(compression="zstd"))
-                seal(self.folder, SCHEMA, {"of": digest(self.identity())}, files)
+                    files.write_atomic(self.folder / name, table.to_parquet(compression="zstd"))
+                files.seal(self.folder, SCHEMA, {"of": digest(self.identity())}, named)
         return tables is not None
 
     def table(self, name: str) -> pd.DataFrame:
         """One of its tables, with a column `run`; DamagedFile if it is not what it was."""
-        opened(self.folder, SCHEMA, CURE)
+        files.opened(self.folder, SCHEMA, CURE)
         return pd.read_parquet(self.folder / f"{name}.parquet").assign(run=self.name)
 
 
@@ -255,12 +244,12 @@ def run_all(
     for device in visible_devices() * max(1, min(per_device, len(commands))):
         free.put(device)
     threads = str(max(1, (os.cpu_count() or 1) // free.qsize()))
-    with writing(logs):
+    with files.writing(logs):
         logs.mkdir(parents=True, exist_ok=True)
 
     def run(name):
         device, log = free.get(), logs / f"{name}.log"
-        options = leash()
+        options = files.leash()
         env = {"OMP_NUM_THREADS": threads, **options.pop("env"), "CUDA_VISIBLE_DEVICES": device}
         try:
             if time.monotonic() - start > deadline:
@@ -275,7 +264,7 @@ def run_all(
             if code == 0:
                 return ""
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-            with writing(log), open(log, "a", encoding="utf-8") as file:
+            with files.writing(log), open(log, "a", encoding="utf-8") as file:
                 file.write(f"exit status {code}\n")  # or a full disk is why it says nothing
             return "\n".join([f"exit status {code}", *lines[-LOG_LINES:]])
         except (OSError, CannotWrite) as error:

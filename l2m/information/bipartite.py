@@ -160,18 +160,17 @@ def per_byte(terms, sizes, at=4096, shortest=100, seed=0) -> dict:
     `shortest` bytes on, with intervals over books: its amplitude is the value `at` bytes.
     ValueError if `sizes` lacks some, else as `bootstrap_power_law`.
     """
-    books = terms.drop_duplicates("window").set_index("window")["book"]
     last = _terms(terms, 2)[0].query("split == split.max()").set_index("window")
     split = int(last["split"].iloc[0])
     size = _sizes(sizes, [split, 2 * split], last.index)
     cost, many = -last["joint"] / np.log(2), size[2 * split] - size[split]
     out = {"bits": cost.sum() / many.sum()}
     off = (cost - out["bits"] * many).to_frame() / many.mean()
-    out["error"] = clustered_stderr(off, books.loc[last.index])[0]
+    out["error"] = clustered_stderr(off, last["book"])[0]
     for name in ("direct", "vclub"):
         values = window_mi(terms, name, ratio=2)
         length = _sizes(sizes, 2 * values.columns, values.index).mean().to_numpy()
-        far, owner = length >= shortest, books.loc[values.index]
+        far, owner = length >= shortest, last["book"].loc[values.index]
         values = values.loc[:, far].to_numpy()
         out[name] = bootstrap_power_law(length[far] / at, values, owner, seed=seed)
     return out

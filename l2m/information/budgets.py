@@ -29,11 +29,9 @@ def kept_nats(table, warm=64, n=1000, seed=0) -> pd.DataFrame:
     wide = table.pivot(index=["window", "book"], columns=names, values="log_q").astype(float)
     if wide.isna().any(axis=None):
         raise ValueError("some windows lack some cuts: measure them anew")
-    scored = wide["warm"].columns.unique("size")
+    scored = sorted(map(int, wide["warm"].columns.unique("size")))
     if warm not in scored:
-        raise ValueError(
-            f"Y was scored after {sorted(map(int, scored))} foreign tokens, not {warm}"
-        )
+        raise ValueError(f"Y was scored after {scored} foreign tokens, not {warm}")
     wide = wide.sub(wide["warm"].xs(warm, axis=1, level="size"), axis=1, level="split")
     wide = wide.drop(columns=[name for name in MARGINALS if name in wide], level="policy")
     resamples = resampled_means(wide, wide.index.get_level_values("book"), n, seed)
@@ -90,6 +88,5 @@ def interval(samples, books: int) -> pd.DataFrame:
     resamples = samples.iloc[:, 1:]
     error = resamples.std(axis=1).where(resamples.isna().mean(axis=1) <= 0.01)
     half = stats.t.ppf(0.5 + CONFIDENCE / 2, books - 1) * error
-    return pd.DataFrame(
-        {"estimate": samples[0], "low": samples[0] - half, "high": samples[0] + half}
-    )
+    table = {"estimate": samples[0], "low": samples[0] - half, "high": samples[0] + half}
+    return pd.DataFrame(table)

@@ -70,9 +70,8 @@ def bootstrap_power_law(x, values, groups=None, n_boot=1000, seed=0):
     if values.ndim != 2:
         raise ValueError(f"values must have shape (windows, points), not {values.shape}.")
     if not is_integer(n_boot) or n_boot < 2:
-        raise ValueError(
-            f"n_boot is an integer, at least 2, whose spread is the error, not {n_boot!r}."
-        )
+        wanted = "an integer, at least 2, whose spread is the error"
+        raise ValueError(f"n_boot is {wanted}, not {n_boot!r}.")
     means = resampled_means(values, groups, n_boot, seed)
     x, mean, _ = _checked(x, values.mean(axis=0), None, at_least=3)
     usable = (means > 0).all(axis=1)
@@ -215,9 +214,8 @@ def _checked(x, y, stderr, at_least):
         bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
         if len(bad):
             where = f"{name}[{bad[0]}] = {values[bad[0]]:g}: leave it out or measure it better"
-            raise ValueError(
-                f"{name} must be positive and finite for a law fitted to logarithms, but {where}."
-            )
+            must = "must be positive and finite for a law fitted to logarithms"
+            raise ValueError(f"{name} {must}, but {where}.")
     return x, y, y / stderr
 
 

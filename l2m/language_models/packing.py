@@ -12,6 +12,7 @@ position number, as in the whole sequence. Tokens per window: T + 2 Σ_ℓ (r−
 instead of 40,983 for T = 2048, r = 2, ℓ = 2 … 1024.
 """
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -62,26 +63,49 @@ def layout(length: int, splits, ratio: int, partners: int = 1, warm=()) -> Layou
     trunk = np.arange(length)  # BOS and all tokens but the last, which nothing follows
     inputs, positions, sources, targets = [trunk], [trunk], [trunk], [trunk + 1]
     branches, start = {("joint",): Branch(0, length, 0)}, length
-    for split in sorted(splits, reverse=True):  # long branches first: they start on whole blocks
-        m = continuation_length(length, split, ratio)
-        kinds = [(("marginal", split), 1, 0)]  # name, tokens seen, and which window of the row
-        kinds += [(("shuffled", split, k), 1 + split, 1 + k) for k in range(partners)]
-        kinds += [(("warm", split, c), 1 + c, 1) for c in warm if c < split]
-        for name, seen, which in kinds:
-            tokens = np.arange(m) + 1 + split + length * which
-            inputs.append(tokens)  # the last is not needed, but whole blocks are faster
-            positions.append(np.arange(seen, seen + m))
-            sources.append(np.r_[seen - 1, start : start + m - 1])
-            targets.append(tokens)
-            branches[name] = Branch(start, start + m, seen)
-            start += m
+    for name, part, past, which in continuations(length, splits, ratio, partners, warm):
+        seen, m = 1 + past, part.stop - part.start
+        tokens = np.arange(part.start, part.stop) + 1 + length * which
+        inputs.append(tokens)  # the last is not needed, but whole blocks are faster
+        positions.append(np.arange(seen, seen + m))
+        sources.append(np.r_[seen - 1, start : start + m - 1])
+        targets.append(tokens)
+        branches[name] = Branch(start, start + m, seen)
+        start += m
     joined = [np.concatenate(parts) for parts in (inputs, positions, sources, targets)]
     return Layout(*joined, branches)
 
 
-def continuation_length(length: int, split: int, ratio: int) -> int:
-    """Tokens after the split that are scored: (ratio−1)·ℓ, or fewer at the window's end."""
-    return min((ratio - 1) * split, length - split)
+def continuations(length: int, splits, ratio: int, partners: int, warm) -> Iterator[tuple]:
+    """Yield what is scored of a window beside itself: name, tokens (a slice), past and whose it is.
+
+    Those are the (ratio−1)·ℓ tokens after ℓ, or fewer at the window's end; see `origin`. The long
+    ones are first: they start on whole blocks.
+    """
+    for split in sorted(splits, reverse=True):
+        names = [("marginal", split), *(("shuffled", split, k) for k in range(partners))]
+        names += [("warm", split, c) for c in warm if c < split]
+        for name in names:
+            yield name, slice(split, min(ratio * split, length)), *origin(*name)[1:]
+
+
+def origin(kind: str, split: int = 0, number: int = 0) -> tuple[int, int, int]:
+    """Of a name: ℓ, how many own tokens come before, and whose it is: the window's, 0, or k + 1."""
+    if kind == "shuffled":
+        return split, split, number + 1
+    return (split, number, 1) if kind == "warm" else (split, 0, 0)
+
+
+@contextmanager
+def attending(model, name: str, attention):
+    """Let a model of transformers attend by a function, known by a name, inside the `with`."""
+    AttentionInterface.register(name, attention)
+    previous = model.config._attn_implementation
+    model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(previous)
 
 
 class PackedAttention:
@@ -105,9 +129,6 @@ class PackedAttention:
     @contextmanager
     def installed(self, model):
         """Let `model` attend this way inside the `with`, its layers compiled if that was asked."""
-        AttentionInterface.register(ATTENTION, self)
-        previous = model.config._attn_implementation
-        model.set_attn_implementation(ATTENTION)
         if self.takes_flex(model.device):  # now, since a mask made by compiled layers breaks them
             for window in {None, getattr(model.config.get_text_config(), "sliding_window", None)}:
                 self._mask(window, model.device)
@@ -119,11 +140,11 @@ class PackedAttention:
         for layer in layers:
             layer.forward = MethodType(compiled(type(layer).forward), layer)
         try:
-            yield
+            with attending(model, ATTENTION, self):
+                yield
         finally:
             for layer in layers:
                 del layer.forward
-            model.set_attn_implementation(previous)
 
     def __call__(self, module, query, key, value, mask, scaling=None, **options):
         for name in ("softcap", "s_aux", "position_bias", "alibi"):

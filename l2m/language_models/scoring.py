@@ -11,11 +11,10 @@ model (`trust`), or from a server (`served`). `score_whole` is the naive twin, f
 from dataclasses import dataclass, field
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from l2m.information.resampling import is_integer, members
 from l2m.language_models.models import model_sha256
-from l2m.shards import Shards
+from l2m.results import Shards
 
 COMPILE_FROM = 1 << 26  # packed tokens; compiling layers takes as long as 2^25 of them without
 
@@ -66,10 +65,9 @@ def partner_permutation(n: int, groups=None, k: int = 1, seed: int = 0) -> np.nd
     largest = np.unique(groups, return_counts=True)[1].max() if n else 0
     shifts = np.arange(largest, n - largest + 1)
     if len(shifts) < k:
-        raise ValueError(
-            f"{n} windows, {largest} of them from one book, do not give {k} partner(s) from other "
-            "books each: take windows from more books, or as many from each"
-        )
+        problem = f"do not give {k} partner(s) from other books each"
+        cure = "take windows from more books, or as many from each"
+        raise ValueError(f"{n} windows, {largest} of them from one book, {problem}: {cure}")
     out = np.empty((k, n), dtype=np.int64)
     for row, shift in zip(out, rng.choice(shifts, k, replace=False), strict=True):
         row[order] = np.roll(order, -shift)
@@ -197,10 +195,9 @@ def score(
         try:
             values = way(model, own, others, splits, ratio, bos, warm, attention)
         except torch.OutOfMemoryError as error:
-            raise torch.OutOfMemoryError(
-                f"{len(rows)} windows of {packed_length} packed tokens exceed the GPU's memory: "
-                f"pass batch_size={max(1, len(rows) // 2)}"
-            ) from error
+            much = f"{len(rows)} windows of {packed_length} packed tokens exceed the GPU's memory"
+            cure = f"pass batch_size={max(1, len(rows) // 2)}"
+            raise torch.OutOfMemoryError(f"{much}: {cure}") from error
         values = {key: x[:wanted] for key, x in values.items()}
         require_finite(model, values, rows, own, others, n)
         return values, own[:wanted], others[:, :wanted]
@@ -213,16 +210,15 @@ def score(
             require_causal(model, tokens[:1].to(device), bos)
             pieces = np.split(checked, range(batch_size, len(checked), batch_size))[: len(checked)]
             way = exact_way(model, method, batch, pieces, length, bos)
-        done = n - sum(map(len, missing.values()))
-        bar = tqdm(total=n, initial=done, unit="window", disable=not progress)
-        for number, rows in missing.items():
-            parts = []
-            for i in range(0, len(rows), batch_size):
-                values, *_ = batch(way, rows[i : i + batch_size])
-                parts.append({key: x.float().cpu().numpy() for key, x in values.items()})
-                bar.update(len(rows[i : i + batch_size]))
-            shards.write(number, {key: np.concatenate([p[key] for p in parts]) for key in parts[0]})
-        bar.close()
+        with shards.bar(progress) as bar:
+            for number, rows in missing.items():
+                parts = []
+                for some in np.split(rows, range(batch_size, len(rows), batch_size)):
+                    values, *_ = batch(way, some)
+                    parts.append({key: x.float().cpu().numpy() for key, x in values.items()})
+                    bar.update(len(some))
+                whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+                shards.write(number, whole)
         return _scores(shards.merged(), *about)
 
 
@@ -257,24 +253,20 @@ def checked_windows(windows, groups, splits, ratio, partners, n_partners, seed, 
         config = model.config.get_text_config()
         context = getattr(config, "max_position_embeddings", None)
         if context is not None and 0 < context < length:
-            raise ValueError(
-                f"windows of {length} tokens exceed the model's context of {context}: cut them"
-            )
+            long = f"windows of {length} tokens exceed the model's context of {context}"
+            raise ValueError(f"{long}: cut them")
         if windows.min() < 0 or windows.max() >= config.vocab_size:
-            raise ValueError(
-                f"token ids run from {windows.min()} to {windows.max()}, the model's vocabulary "
-                f"from 0 to {config.vocab_size - 1}: use the model's own tokenizer"
-            )
+            ids = f"token ids run from {windows.min()} to {windows.max()}"
+            known = f"the model's vocabulary from 0 to {config.vocab_size - 1}"
+            raise ValueError(f"{ids}, {known}: use the model's own tokenizer")
     if not is_integer(ratio) or not 2 <= ratio <= max(2, length):
         raise ValueError(f"ratio must be an integer from 2 to the length, {length}, not {ratio!r}")
     if wrong := [s for s in (() if splits is None else splits) if not is_integer(s)]:
         raise ValueError(f"splits must be integers, not {wrong[0]!r}")
     splits = powers_of_two(length, ratio) if splits is None else sorted({int(s) for s in splits})
     if not splits:
-        raise ValueError(
-            f"there is no split to score: windows of {length} tokens are too short for ℓ = 2 and "
-            f"L = {2 * ratio}, or the largest split is below 2"
-        )
+        short = f"windows of {length} tokens are too short for ℓ = 2 and L = {2 * ratio}"
+        raise ValueError(f"there is no split to score: {short}, or the largest split is below 2")
     if splits[0] < 1 or splits[-1] >= length:
         raise ValueError(f"splits must lie between 1 and {length - 1}, not {splits}")
     if groups is not None:

@@ -26,12 +26,13 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.client import HTTPException
+from operator import itemgetter
 from types import SimpleNamespace
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from l2m.files import digest
+from l2m.language_models.packing import continuations
 from l2m.language_models.trust import TOLERANCE, UntrustedModel
 
 SHARD = 16  # windows
@@ -39,12 +40,14 @@ LIKELIEST = 5  # next tokens that every server tells, and vLLM to anybody
 MORE = 1e-3  # nats by which rounding may lift a log-probability over 0
 CLAMPED = -9999  # what vLLM writes for −∞
 UNLIKE = KeyError, IndexError, TypeError, AttributeError, ValueError  # of JSON with other parts
+BROKEN = OSError, HTTPException, ValueError, RecursionError  # off, or of JSON that is cut, or odd
 MOST = 1 << 28  # bytes of an answer
 KEY = "L2M_SERVER_KEY"
 SAMPLE = "The 1st café, naïve — “don’t!”\n\n\tx_1 += 3.14;  Ünïcödé 北京 🙂"
 ABOUT = {"vllm": "/version", "llamacpp": "/props", "sglang": "/get_model_info"}
 SAID = "version", "build_info", "model_path", "model_ftype"  # that tell one model from another
 _ONE = {"max_tokens": 1, "temperature": 1}  # a token must be generated; none is used
+_SGLANG = {"sampling_params": {"max_new_tokens": 1, "temperature": 1}, "return_logprob": True}
 _PROMPT = _ONE | {"prompt_logprobs": 0}  # of the tokens themselves, and no likelier ones
 
 
@@ -92,9 +95,9 @@ class ServedModel:
         _require_url(url)
         try:
             self._learn(name, tokenizer, requests)
+        except Refused:
+            raise
         except UNLIKE as error:
-            if isinstance(error, Refused):
-                raise
             why = f"its answers have other parts ({type(error).__name__}: {error})"
             raise Refused(f"{self.url} is no server of language models: {why}") from error
         ids = tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]
@@ -106,10 +109,9 @@ class ServedModel:
         models = self.ask("/v1/models")["data"]
         about = next((m for m in models if name in (m["id"], m.get("root"))), None)
         if about is None:
-            raise Refused(
-                f"{self.url} serves {', '.join(m['id'] for m in models) or 'nothing'}, not {name}: "
-                f"name one of these, or start it with --served-model-name (llama.cpp: --alias)"
-            )
+            served = ", ".join(m["id"] for m in models) or "nothing"
+            cure = "name one of these, or start it with --served-model-name (llama.cpp: --alias)"
+            raise Refused(f"{self.url} serves {served}, not {name}: {cure}")
         owner, self.name = about.get("owned_by"), about["id"]
         self.kind = owner if owner in ABOUT else "others"
         said = self.ask(ABOUT[owner]) if owner in ABOUT else {}
@@ -153,19 +155,12 @@ class ServedModel:
                     raise Refused(f"{self.url}{path} refuses: {why}{key}") from None
                 after = error.headers.get("Retry-After", "")
                 wait = float(after) if after.isdecimal() else wait
-            except (
-                OSError,
-                HTTPException,
-                ValueError,
-                RecursionError,
-            ) as error:  # JSON cut, or odd
+            except BROKEN as error:
                 why = str(error) or type(error).__name__
             if attempt + 1 < attempts:
                 time.sleep(min(60, wait))
-        raise RuntimeError(
-            f"{self.url}{path} gives no answer ({why}): see that the server runs, and run this "
-            "again; what was scored is kept"
-        )
+        cure = "see that the server runs, and run this again; what was scored is kept"
+        raise RuntimeError(f"{self.url}{path} gives no answer ({why}): {cure}")
 
     def log_q(self, past, tokens) -> np.ndarray:
         """log q(token | past, tokens before it), (m,), fp64 nats; `past` starts with BOS.
@@ -176,26 +171,21 @@ class ServedModel:
         told, read, sent, cached = self._by(WAYS[self.kind], past, tokens)
         self.count(len(past) + len(tokens), cached if type(cached) is int else 0)
         if read != sent:
-            raise UntrustedModel(
-                f"{self.url} read {read} tokens where {sent} were sent: serve the model without "
-                "what trims prompts, or adds BOS or a template to them"
-            )
+            cure = "serve the model without what trims prompts, or adds BOS or a template to them"
+            raise UntrustedModel(f"{self.url} read {read} tokens where {sent} were sent: {cure}")
         if len(told) != len(tokens):
-            raise UntrustedModel(
-                f"{self.url} tells {len(told)} log-probabilities of {len(tokens)} tokens, so that "
-                "they are not known to be theirs: take another server, or another version"
-            )
+            said = f"{self.url} tells {len(told)} log-probabilities of {len(tokens)} tokens"
+            cure = "take another server, or another version"
+            raise UntrustedModel(f"{said}, so that they are not known to be theirs: {cure}")
         for at, (token, entry) in enumerate(zip(tokens, told, strict=True), len(past)):
             if token not in entry:
-                raise UntrustedModel(
-                    f"{self.url} tells nothing of token {at} (id {token}), but of "
-                    f"{sorted(entry)[:3]}: it must score the ids it is sent, not the likeliest"
-                )
+                said = f"tells nothing of token {at} (id {token}), but of {sorted(entry)[:3]}"
+                cure = "it must score the ids it is sent, not the likeliest"
+                raise UntrustedModel(f"{self.url} {said}: {cure}")
             if type(entry[token]) not in (int, float) or not CLAMPED < entry[token] <= MORE:
-                raise UntrustedModel(
-                    f"{self.url} says that log q of token {at} (id {token}) is {entry[token]}, not "
-                    "a finite number up to 0: serve the model in bfloat16 or float32"
-                )
+                said = f"says that log q of token {at} (id {token}) is {entry[token]}"
+                cure = "serve the model in bfloat16 or float32"
+                raise UntrustedModel(f"{self.url} {said}, not a finite number up to 0: {cure}")
         return np.array([e[token] for token, e in zip(tokens, told, strict=True)], np.float64)
 
     def count(self, asked: int, cached: int) -> None:
@@ -205,16 +195,11 @@ class ServedModel:
 
     def window(self, window, others, splits, ratio, bos, warm=()) -> dict:
         """Log-likelihoods of a window (T,), and of partners (k, T): as `packed`, each of (m,)."""
-        out = {("joint",): self.log_q([bos], window)}
-        for split in sorted(splits, reverse=True):  # each past is part of the one before: cached
-            part = slice(split, min(ratio * split, len(window)))
-            for k, other in enumerate(others):
-                past = [bos, *window[:split]]
-                out["shuffled", split, k] = self.log_q(past, other[part])
-            for c in (c for c in warm if c < split):
-                out["warm", split, c] = self.log_q([bos, *window[:c]], others[0][part])
-        for split in splits:
-            out["marginal", split] = self.log_q([bos], window[split : ratio * split])
+        out, rows = {("joint",): self.log_q([bos], window)}, [window, *others]
+        every = [*continuations(len(window), splits, ratio, len(others), warm)]
+        every.sort(key=itemgetter(2), reverse=True)  # each past is part of the one before: cached
+        for name, part, past, which in every:
+            out[name] = self.log_q([bos, *window[:past]], rows[which][part])
         return out
 
     def fill(self, shards, windows, partners, splits, ratio, bos, warm, check, progress) -> None:
@@ -226,8 +211,8 @@ class ServedModel:
                 other = windows[partners[0, row], splits[-1] :]
                 pairs = [([bos], windows[row]), ([bos], y), ([bos, *x], other)]
                 self.require_definition(pairs)
-        done, pool = n - sum(map(len, missing.values())), ThreadPoolExecutor(self.requests)
-        with tqdm(total=n, initial=done, unit="window", disable=not progress) as bar:
+        pool = ThreadPoolExecutor(self.requests)
+        with shards.bar(progress) as bar:
             rest, jobs = (splits, ratio, bos, warm), {}
             for number, rows in missing.items():
                 each = ((windows[row], windows[partners[:, row]]) for row in rows)
@@ -258,9 +243,8 @@ class ServedModel:
             for at in {*spread.tolist(), *np.argsort(-log_q)[:2].tolist()}:
                 table = self._by(_next, past + list(map(int, tokens[:at])))
                 least, known = min(table.values(), default=-np.inf), table.get(int(tokens[at]))
-                over = np.maximum(
-                    0, log_q[at] - least
-                )  # of a token that is not among the likeliest
+                # of a token that is not among the likeliest
+                over = np.maximum(0, log_q[at] - least)
                 off.append(over if known is None else abs(known - log_q[at]))
                 allowed.append((1 - log_q[at]) / 2)  # rounding moves single tokens, but not so far
         if not (np.mean(off) <= TOLERANCE["bfloat16"] and np.all(np.less_equal(off, allowed))):
@@ -274,13 +258,12 @@ class ServedModel:
         """What a way makes of the server's answer; UntrustedModel if that has other parts."""
         try:
             return way(self, *given)
+        except Refused:
+            raise
         except UNLIKE as error:
-            if isinstance(error, Refused):
-                raise
-            raise UntrustedModel(
-                f"{self.url} tells no log-probabilities of a prompt ({type(error).__name__}: "
-                f"{error}): take vLLM, SGLang or llama.cpp's server, of a version that does"
-            ) from error
+            said = f"tells no log-probabilities of a prompt ({type(error).__name__}: {error})"
+            cure = "take vLLM, SGLang or llama.cpp's server, of a version that does"
+            raise UntrustedModel(f"{self.url} {said}: {cure}") from error
 
     def _require_tokenizer(self, ids) -> None:
         body = {"model": self.name, "prompt": SAMPLE, "add_special_tokens": False}
@@ -289,10 +272,8 @@ class ServedModel:
         except (Refused, RuntimeError):
             return  # not every server tells
         if "tokens" in found and found["tokens"] != ids:
-            raise ValueError(
-                f"the tokenizer of {self.url} makes other ids of a sample than the one given: pass "
-                "the tokenizer of the model that is served"
-            )
+            problem = f"the tokenizer of {self.url} makes other ids of a sample than the one given"
+            raise ValueError(f"{problem}: pass the tokenizer of the model that is served")
 
     def _reuses(self, ids) -> bool:
         """Whether this vLLM tells how much of a prompt was cached, when it may be."""
@@ -348,8 +329,7 @@ def _others(server, past, tokens):
 
 def _sglang(server, past, tokens):
     prompt, last = past + tokens, len(past) - 1
-    body = {"input_ids": prompt, "sampling_params": {"max_new_tokens": 1, "temperature": 1}}
-    found = server.ask("/generate", body | {"return_logprob": True, "logprob_start_len": last})
+    found = server.ask("/generate", _SGLANG | {"input_ids": prompt, "logprob_start_len": last})
     about = found["meta_info"]
     entries = [{token: x} for x, token, *_ in about["input_token_logprobs"]][1:]
     return entries, about["prompt_tokens"], len(prompt), about.get("cached_tokens", 0)
@@ -368,25 +348,22 @@ def _llamacpp(server, past, tokens):
 
 def _next(server, past) -> dict[int, float]:
     """The likeliest next tokens, by id, and their log q, where the server generates one."""
-    return {int(token): float(x) for token, x in _likeliest(server, past).items()}
-
-
-def _likeliest(server, past) -> dict:
     if server.kind == "llamacpp":
         body = {"prompt": past, "n_predict": 1, "n_probs": LIKELIEST, "cache_prompt": False}
         [entry] = server.ask("/completion", body)["completion_probabilities"]
-        return {top["id"]: top["logprob"] for top in entry["top_logprobs"]}
-    if server.kind == "sglang":
-        body = {"input_ids": past, "sampling_params": {"max_new_tokens": 1, "temperature": 1}}
-        body |= {"return_logprob": True, "top_logprobs_num": LIKELIEST}
+        pairs = [(top["id"], top["logprob"]) for top in entry["top_logprobs"]]
+    elif server.kind == "sglang":
+        body = _SGLANG | {"input_ids": past, "top_logprobs_num": LIKELIEST}
         about = server.ask("/generate", body)["meta_info"]
-        return {token: x for x, token, *_ in about["output_top_logprobs"][0]}
-    body = {"model": server.name, "prompt": past, "logprobs": LIKELIEST, **_ONE}
-    if server.kind == "vllm":
-        body["cache_salt"] = os.urandom(16).hex()  # nothing is read from the cache
-    found = server.ask("/v1/completions", body | {"return_tokens_as_token_ids": True})
-    [table] = found["choices"][0]["logprobs"]["top_logprobs"]
-    return {_id(name): x for name, x in table.items()}
+        pairs = [(token, x) for x, token, *_ in about["output_top_logprobs"][0]]
+    else:
+        body = {"model": server.name, "prompt": past, "logprobs": LIKELIEST, **_ONE}
+        if server.kind == "vllm":
+            body["cache_salt"] = os.urandom(16).hex()  # nothing is read from the cache
+        found = server.ask("/v1/completions", body | {"return_tokens_as_token_ids": True})
+        [table] = found["choices"][0]["logprobs"]["top_logprobs"]
+        pairs = [(_id(name), x) for name, x in table.items()]
+    return {int(token): float(x) for token, x in pairs}
 
 
 def _id(name: str) -> int:

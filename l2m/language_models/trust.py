@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from l2m.language_models import likelihood
 from l2m.language_models.likelihood import packed, prefix, whole
+from l2m.language_models.packing import origin
 
 TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "bfloat16": 0.05, "float16": 0.01}  # nats per token
 NEAR = 64  # tokens before a change that are looked at
@@ -28,9 +29,8 @@ def require_causal(model, window, bos) -> None:
     """UntrustedModel unless tokens of a window (1, T) cost the same whatever comes after them."""
     name, cure = type(model).__name__, "take a causal language model"
     if getattr(model.config, "is_encoder_decoder", False):
-        raise UntrustedModel(
-            f"{name} is an encoder with a decoder, which predicts an answer, not the text: {cure}"
-        )
+        kind = "an encoder with a decoder, which predicts an answer, not the text"
+        raise UntrustedModel(f"{name} is {kind}: {cure}")
     cut = window.shape[1] - max(2, window.shape[1] // 4)  # the last token of all is never read
     if cut < 1:
         return
@@ -45,21 +45,19 @@ def require_causal(model, window, bos) -> None:
         raise UntrustedModel(f"{name} does not predict a text ({error}): {cure}") from error
     moved = largest(model, (log_q[0] - log_q[1]).abs(), log_q[0])
     if moved > TOLERANCE[_dtype(model)]:
-        raise UntrustedModel(
-            f"{name} is not causal (when the end of a window changes, log q of tokens before it "
-            f"moves by {moved:.2g} nats): {'call model.eval()' if model.training else cure}"
-        )
+        why = "when the end of a window changes, log q of tokens before it moves by"
+        cure = "call model.eval()" if model.training else cure
+        raise UntrustedModel(f"{name} is not causal ({why} {moved:.2g} nats): {cure}")
 
 
 def require_finite(model, values: dict, rows, windows, partners, n: int) -> None:
     """UntrustedModel, naming window, token and cure, if any log-likelihood is not finite."""
-    for (kind, *which), log_q in values.items():
+    for name, log_q in values.items():
         if log_q.isfinite().all():
             continue
         row, at = (~log_q.isfinite()).nonzero()[0].tolist()
-        place = at + (which[0] if which else 0)
-        k = which[1] if kind == "shuffled" else 0
-        token = (partners[k] if kind in ("shuffled", "warm") else windows)[row, place]
+        split, _, which = origin(*name)
+        token = [windows, *partners][which][row, split + at]
         tensors = [n for n, x in model.named_parameters() if not (x.is_meta or x.isfinite().all())]
         cure = "pass dtype='float32', or take another model"
         if tensors:
@@ -67,10 +65,9 @@ def require_finite(model, values: dict, rows, windows, partners, n: int) -> None
         elif _dtype(model) == "float16":
             cure = "float16 ends at 65,504, so pass dtype='bfloat16'"
         window = f"window {rows[row]}" if rows[row] < n else "a window made up of all tokens"
-        raise UntrustedModel(
-            f"log q of token {place} (id {token}) of {window} ({kind}) is "
-            f"{float(log_q[row, at])} under {type(model).__name__}, not finite: {cure}"
-        )
+        where = f"token {split + at} (id {token}) of {window} ({name[0]})"
+        value = f"{float(log_q[row, at])} under {type(model).__name__}"
+        raise UntrustedModel(f"log q of {where} is {value}, not finite: {cure}")
 
 
 def made_up(windows, checked, most: int) -> np.ndarray:
@@ -93,10 +90,8 @@ def exact_way(model, method, batch, pieces, length, bos):
         raise ValueError(f"unknown method {method!r}: 'packed', 'prefix', 'whole' or 'auto'")
     by_length = turns_by_length(model.config, length)
     if by_length and method in ("packed", "prefix"):
-        raise ValueError(
-            f"{type(model).__name__} turns long sequences by other angles than short ones, which "
-            f"{method!r} cannot: pass method='whole'"
-        )
+        problem = f"turns long sequences by other angles than short ones, which {method!r} cannot"
+        raise ValueError(f"{type(model).__name__} {problem}: pass method='whole'")
     stateful = getattr(model, "_is_stateful", False) or not model._supports_attention_backend
     if method != "auto":
         ways = {method: ways[method]}
@@ -121,10 +116,8 @@ def exact_way(model, method, batch, pieces, length, bos):
         if way is not ways[-1]:
             warnings.warn(f"{way.__name__} scoring {problem}; trying another way", stacklevel=3)
     other = "" if method == "auto" else "pass method='auto' to let another way be tried, or "
-    raise RuntimeError(
-        f"{way.__name__} scoring of {type(model).__name__} {problem}, more than {tolerance}: "
-        f"{other}report this model family"
-    )
+    what = f"{way.__name__} scoring of {type(model).__name__} {problem}, more than {tolerance}"
+    raise RuntimeError(f"{what}: {other}report this model family")
 
 
 def disagreement(model, batches, bos) -> float:
@@ -137,17 +130,15 @@ def disagreement(model, batches, bos) -> float:
     for values, windows, partners in batches:
         head = model.get_output_embeddings().weight
         budget = likelihood.LOGITS_BYTES // (4 * len(windows) * head.shape[0])
-        for (kind, *which), got in values.items():
-            m, split = got.shape[1], which[0] if which else 0
-            tokens = windows[:, split : split + m]
-            if kind in ("shuffled", "warm"):
-                k, seen = (which[1], split) if kind == "shuffled" else (0, which[1])
-                tokens = torch.cat([windows[:, :seen], partners[k][:, split : split + m]], 1)
+        for name, got in values.items():
+            m, (split, past, which) = got.shape[1], origin(*name)
+            part = [windows, *partners][which][:, split : split + m]
+            tokens = torch.cat([windows[:, :past], part], 1)
             first, last = tokens.shape[1] - m, tokens.shape[1] - 1
             at = np.unique(np.linspace(first, last, max(1, min(m, budget))).astype(int))
             expected = plain_log_q(model, tokens, at, bos)
             difference = (expected - got[:, at - first]).abs()
-            found[kind].append(torch.stack([difference, expected]).flatten(1))
+            found[name[0]].append(torch.stack([difference, expected]).flatten(1))
     return max(largest(model, *torch.cat(parts, 1)) for parts in found.values())
 
 

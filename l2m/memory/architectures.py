@@ -83,10 +83,8 @@ def decoder_config(source):
         given = dict(config)
         config = known[kind].from_dict(given) if kind in known else SimpleNamespace(**given)
     if not getattr(config, "model_type", None):
-        raise TypeError(
-            f"Give a transformers model or config, a config.json as a dict, or a HistoryState; "
-            f"not {type(source).__name__}."
-        )
+        wanted = "a transformers model or config, a config.json as a dict, or a HistoryState"
+        raise TypeError(f"Give {wanted}; not {type(source).__name__}.")
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(
             f"{config.model_type!r} is an encoder-decoder: it reads its source as a whole, so it "
@@ -95,10 +93,9 @@ def decoder_config(source):
     if hasattr(config, "get_text_config"):
         config = config.get_text_config(decoder=True)
     if config.model_type not in FAMILIES:
-        raise ValueError(
-            f"What a {config.model_type!r} model keeps of the past is not known here. Describe it "
-            f"yourself: HistoryState((Memory('keys and values', width, layers=n), …))."
-        )
+        problem = f"What a {config.model_type!r} model keeps of the past is not known here"
+        cure = "HistoryState((Memory('keys and values', width, layers=n), …))"
+        raise ValueError(f"{problem}. Describe it yourself: {cure}.")
     return config
 
 

@@ -63,9 +63,8 @@ class Blocks:
         if not 0 <= self.s <= 1:
             raise ValueError(f"s is an exponent between 0 and 1, not {self.s!r}.")
         if not (isfinite(self.slots) and self.slots > 0):
-            raise ValueError(
-                f"slots, the c of c·b^(s·j), is a positive number, not {self.slots!r}."
-            )
+            what = "slots, the c of c·b^(s·j), is a positive number"
+            raise ValueError(f"{what}, not {self.slots!r}.")
         for name, least in (("base", 2), ("window", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < least:

@@ -66,14 +66,9 @@ def growth(config_or_model) -> Growth:
     """
     terms = [_growth(memory) for memory in history_state(config_or_model).memories]
     terms = [term for term in terms if term.rate] or [Growth("bounded", 0.0, 0.0)]
-    law, exponent = max(((t.law, t.exponent) for t in terms), key=_order)
+    exponent, _, law = max((t.exponent, t.law == "logarithmic", t.law) for t in terms)
     rates = [t.rate for t in terms if (t.law, t.exponent) == (law, exponent)]
     return Growth(law, exponent, sum(rates))
-
-
-def _order(law_and_exponent):
-    law, exponent = law_and_exponent
-    return exponent, law == "logarithmic"
 
 
 def _growth(memory) -> Growth:

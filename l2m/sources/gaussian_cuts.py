@@ -37,9 +37,7 @@ class CutFamily:
         here = slice(self.offset, self.offset + self.length)
         return self.whole.covariance()[here, here]
 
-    def cholesky(self):
-        """The lower triangular T with C = T Tᵀ, (L, L)."""
-        return np.linalg.cholesky(self.covariance())
+    cholesky = GaussianFamily.cholesky
 
     def sample(self, n, rng):
         """n independent samples, float64 (n, L)."""

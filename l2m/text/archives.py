@@ -119,9 +119,8 @@ def archive_table(name: str) -> pd.DataFrame:
         cure = "or name 'pg19' instead, the public corpus of the same kind."
         if not folder:
             where = f"{file.name} in the folder that the environment variable L2M_CORPORA names"
-            raise FileNotFoundError(
-                f"{name!r} is read from {where}, which is not set: set it, {cure}"
-            )
+            problem = f"{name!r} is read from {where}, which is not set"
+            raise FileNotFoundError(f"{problem}: set it, {cure}")
     if folder:
         if not file.exists():
             problem = f"has no {file.name}: name the folder that has it"
@@ -159,10 +158,9 @@ def _download(name: str) -> bytes:
             file = pooch.retrieve(url, None, path=cache_dir() / "downloads", downloader=get)
         return Path(file).read_bytes()
     except OSError as error:
-        raise ConnectionError(
-            f"The corpus {name!r} is neither in a folder named by the environment variable "
-            f"L2M_CORPORA nor can {url} be reached ({error}). {_OFFLINE}"
-        ) from error
+        place = "in a folder named by the environment variable L2M_CORPORA"
+        problem = f"is neither {place} nor can {url} be reached ({error})"
+        raise ConnectionError(f"The corpus {name!r} {problem}. {_OFFLINE}") from error
 
 
 def _rebuild(name: str, archive: bytes) -> pd.DataFrame:
@@ -204,7 +202,5 @@ def hub_documents(name: str) -> Iterator[dict]:
             row["text"] = clean(row["text"])
             yield {"short_book_title": row.pop("title", ""), **row}
     except (OSError, RuntimeError) as error:  # what httpx, fsspec and the Hub's client raise
-        raise ConnectionError(
-            f"The corpus {name!r} is streamed from the Hugging Face Hub ({HUB[name]['path']}), "
-            f"which cannot be reached ({error}). {_OFFLINE}"
-        ) from error
+        hub = f"the Hugging Face Hub ({HUB[name]['path']}), which cannot be reached ({error})"
+        raise ConnectionError(f"The corpus {name!r} is streamed from {hub}. {_OFFLINE}") from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class Sequences:
         self.books = np.arange(len(file.books)) if books is None else np.asarray(books)
         self._paragraphs = {book: file.paragraphs_of(book) for book in self.books}
         self._ends = [0]  # sequences of the first epochs together
-        self._epochs: dict[int, np.ndarray] = {}
+        self._order = lru_cache(2)(self._order)  # a batch spans two epochs at most
         if not len(self.cut(0)[0]):
             raise ValueError(f"no book has {length} tokens from a paragraph on: train on shorter")
 
@@ -72,11 +73,8 @@ class Sequences:
 
     def _order(self, epoch: int) -> np.ndarray:
         """First tokens of the sequences of an epoch, shuffled."""
-        if epoch not in self._epochs:
-            rng = np.random.default_rng([self.seed, epoch, 1])
-            self._epochs = dict(list(self._epochs.items())[-1:])  # a batch spans two at most
-            self._epochs[epoch] = rng.permutation(self.cut(epoch)[0])
-        return self._epochs[epoch]
+        rng = np.random.default_rng([self.seed, epoch, 1])
+        return rng.permutation(self.cut(epoch)[0])
 
 
 @dataclass(frozen=True)
@@ -118,9 +116,8 @@ def byte_lengths(tokenizer, tokens, first) -> np.ndarray:
 
 def require_faithful(tokenizer, windows: Windows, texts) -> None:
     """ValueError unless the tokens of every window decode to the text that they were read from."""
-    for text, book, start in zip(
-        _decoded(tokenizer, windows.tokens), windows.groups, windows.starts, strict=True
-    ):
+    read = _decoded(tokenizer, windows.tokens)
+    for text, book, start in zip(read, windows.groups, windows.starts, strict=True):
         if not texts[book if len(texts) > 1 else 0].startswith(text.rstrip("\ufffd"), start):
             raise ValueError(
                 "the tokenizer does not give back the text that it has read, so that the bytes of "

@@ -11,6 +11,7 @@ from l2m.text.token_files import TokenFile
 SHINGLE = 50  # tokens that are no coincidence when two books have them in a row
 SAMPLED = 8  # one in so many shingles is compared, the same ones in all books
 TOLERATED = 0.01  # share of a held-out book's shingles that a training book may have
+BASE = 0x9E3779B97F4A7C15  # B of the hashes
 
 
 def overlaps(file: TokenFile, training, held_out) -> pd.DataFrame:
@@ -51,9 +52,6 @@ def _shingles(file: TokenFile, book: int, weight: np.ndarray) -> np.ndarray:
     start, end = file.books.loc[book, ["start", "end"]]
     if end - start < SHINGLE:
         return np.empty(0, np.uint64)
-    base = 0x9E3779B97F4A7C15  # B: odd, so that it has an inverse
-    step, back = (np.full(end - start, b, np.uint64) for b in (base, pow(base, -1, 2**64)))
-    step[0] = back[0] = 1  # their cumulative products are the powers B^i and B^-i
-    total = np.append(np.uint64(0), np.cumsum(weight[file.tokens[start:end]] * np.cumprod(step)))
-    hashes = (total[SHINGLE:] - total[:-SHINGLE]) * np.cumprod(back)[: len(total) - SHINGLE]
+    powers = np.array([pow(BASE, j, 2**64) for j in range(SHINGLE)], np.uint64)
+    hashes = np.correlate(weight[file.tokens[start:end]], powers, "valid")
     return np.unique(hashes[hashes >> np.uint64(40) < 2**24 // SAMPLED])

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from l2m.files import cache_dir, digest, held, opened, seal, tree_digest, write_atomic, writing
+from l2m.files import cache_dir, digest, made, opened, seal, tree_digest, write_atomic
 
 SCHEMA = "tokens 2"
 LETTERS = 1 << 22  # after which a batch is encoded: it takes 100 bytes of memory a letter
@@ -109,11 +109,7 @@ def tokenised(documents: Iterable, tokenizer, about) -> TokenFile:
     """
     about = {"tokenizer": tokenizer_key(tokenizer), "corpora": about}
     folder = cache_dir() / "tokens" / digest(SCHEMA, about)[:16]
-    if not folder.exists():
-        with held(folder, wait=True), writing(folder):
-            if not folder.exists():
-                _make(folder, documents, tokenizer, about)
-    return TokenFile(folder)
+    return TokenFile(made(folder, lambda new: _make(new, documents, tokenizer, about)))
 
 
 def tokenizer_key(tokenizer) -> str:
@@ -134,9 +130,8 @@ def paragraph_starts(text: str) -> np.ndarray:
     return np.array([0, *(match.end() for match in re.finditer(r"\n{2,}", text))])
 
 
-def _make(folder: Path, documents, tokenizer, about) -> None:
-    """Tokenise into `<folder>.partial`, going on where an earlier process was stopped; rename."""
-    partial = folder.with_suffix(".partial")
+def _make(partial: Path, documents, tokenizer, about) -> None:
+    """Tokenise into a folder, going on where an earlier process was stopped."""
     partial.mkdir(exist_ok=True)
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
     journal = partial / "books.jsonl"
@@ -167,7 +162,6 @@ def _make(folder: Path, documents, tokenizer, about) -> None:
     about |= {"dtype": dtype.name, "vocabulary": len(tokenizer), "bos": _bos(tokenizer)}
     seal(partial, SCHEMA, about | {"books": books}, ("tokens.bin", "paragraphs.bin"))
     journal.unlink()
-    os.rename(partial, folder)
 
 
 def _mapped(path: Path, dtype) -> np.ndarray:

@@ -6,7 +6,6 @@ no two authors are known, it is books that are split. That a token is bytes, and
 are tokens, lets it read any text, and losses be given per byte.
 """
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from l2m.files import cache_dir, digest, held, opened, seal, writing
+from l2m.files import cache_dir, digest, made, opened, seal
 from l2m.text.corpora import identity, load_corpus
 from l2m.text.token_files import split
 
@@ -45,10 +44,7 @@ def byte_pairs(name: str) -> Path:
     Errors as of `load_corpus`; ValueError also if the half of the books has no so many pairs.
     """
     folder = cache_dir() / "tokenizers" / fingerprint(name)[:16]
-    if not folder.exists():
-        with held(folder, wait=True), writing(folder):
-            if not folder.exists():
-                _learn(folder, *parsed(name))
+    made(folder, lambda new: _learn(new, *parsed(name)))
     opened(folder, SCHEMA, f"remove {folder}, and it is made again")
     return folder
 
@@ -68,7 +64,7 @@ def token_bytes(tokenizer) -> np.ndarray:
 
 
 def _learn(folder: Path, corpus: str, size: int) -> None:
-    """Learn into `<folder>.partial`, seal that and rename it."""
+    """Learn into a folder, and seal it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -83,15 +79,11 @@ def _learn(folder: Path, corpus: str, size: int) -> None:
     options = {"special_tokens": [SEPARATOR], "initial_alphabet": alphabet, "show_progress": False}
     backend.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, **options))
     if (found := backend.get_vocab_size()) < size:
-        raise ValueError(
-            f"{corpus} has byte pairs for {found:,} tokens, not {size:,}: ask for them"
-        )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token=SEPARATOR, eos_token=SEPARATOR
-    )
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-    tokenizer.save_pretrained(partial)
+        problem = f"{corpus} has byte pairs for {found:,} tokens, not {size:,}"
+        raise ValueError(f"{problem}: ask for them")
+    special = {"bos_token": SEPARATOR, "eos_token": SEPARATOR}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    tokenizer.save_pretrained(folder)
     about = {"corpus": corpus, "identity": identity(corpus), "books": books["title"][learnt_from]}
-    seal(partial, SCHEMA, about, [file.name for file in partial.iterdir()])
-    os.rename(partial, folder)
+    seal(folder, SCHEMA, about, [file.name for file in folder.iterdir()])

@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from l2m.language_models.likelihood import body
 from l2m.language_models.models import device_name
+from l2m.language_models.packing import attending
 
 CAUSAL = "l2m_causal"
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, NVIDIA's data sheets
@@ -38,26 +39,20 @@ def attention_kernels(device):
 @contextmanager
 def prepared(model, compile_layers: bool):
     """Inside the `with` a model is fast, but takes neither mask nor cache; layers stay compiled."""
-    from transformers import AttentionInterface
-
     backbone, hooks = body(model), []
     kind, cuda = backbone.config.model_type, next(model.parameters()).is_cuda
-    previous = backbone.config._attn_implementation
-    if kind in ("gpt2", "gpt_neox", "power_attention"):
-        AttentionInterface.register(CAUSAL, causal_attention)
-        backbone.set_attn_implementation(CAUSAL)
+    attends = kind in ("gpt2", "gpt_neox", "power_attention")
     for layer in backbone.h if kind == "gpt2" else backbone.layers:
         if kind in ("mamba", "mamba2") and cuda:
             hooks.append(layer.norm.register_forward_hook(_to_autocast))
         if compile_layers:
             layer.compile()
     try:
-        yield
+        with attending(backbone, CAUSAL, causal_attention) if attends else nullcontext():
+            yield
     finally:
         for hook in hooks:
             hook.remove()
-        if previous is not None:
-            backbone.set_attn_implementation(previous)
 
 
 def _to_autocast(module, inputs, output):

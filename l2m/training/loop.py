@@ -155,10 +155,8 @@ class _Run:
         parts, cuda = config.gradient_accumulation_steps, device.type == "cuda"
         self.share, left = divmod(config.batch_size, self.world * parts)
         if left:
-            raise ValueError(
-                f"a batch of {config.batch_size} sequences does not divide among {self.world} "
-                f"process(es) × gradient_accumulation_steps={parts}"
-            )
+            among = f"among {self.world} process(es) × gradient_accumulation_steps={parts}"
+            raise ValueError(f"a batch of {config.batch_size} sequences does not divide {among}")
         if config.graph and (self.world > 1 or not cuda):
             raise ValueError("graph=True needs one process and a GPU")
         if cuda:
@@ -214,10 +212,9 @@ class _Run:
         error = {"fp32": (0.001, 0.02), "bf16": (0.01, 0.1)}[self.config.precision]  # fp32: TF32
         for what, a, b, most in zip(("loss", "gradient's norm"), *found, error, strict=True):
             if math.isfinite(a) and not abs(a - b) <= most * abs(a):  # else `mean` says it
-                raise RuntimeError(
-                    f"compiled layers give a {what} of {b:.4g}, plain ones {a:.4g}: "
-                    "the compiler errs; train with compile=False, or another torch"
-                )
+                said = f"compiled layers give a {what} of {b:.4g}, plain ones {a:.4g}"
+                cure = "train with compile=False, or another torch"
+                raise RuntimeError(f"{said}: the compiler errs; {cure}")
 
     def set_rate(self, step) -> float:
         rate = self.config.rate_at(step)

@@ -150,10 +150,9 @@ def require_kernels(model) -> None:
     kind = model.config.model_type
     own = kind == "mamba" and importlib.util.find_spec("triton")
     if kind in STATE and not own and (missing := missing_kernels()):
-        raise ModuleNotFoundError(
-            f"training {kind} on a GPU needs {' and '.join(missing)}: run `pip "
-            "install --no-build-isolation mamba-ssm causal-conv1d` (needs a CUDA toolkit)"
-        )
+        needs = f"training {kind} on a GPU needs {' and '.join(missing)}"
+        cure = "`pip install --no-build-isolation mamba-ssm causal-conv1d`"
+        raise ModuleNotFoundError(f"{needs}: run {cure} (needs a CUDA toolkit)")
 
 
 class VectorModel(nn.Module):

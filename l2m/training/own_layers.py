@@ -122,10 +122,8 @@ class Attention(PowerAttention):
     def forward(self, hidden, attention_mask=None, layer_past=None, position_embeddings=None, **_):
         """Attend; ValueError if padding is to be masked, or transformers' cache to be used."""
         if layer_past is not None:
-            raise ValueError(
-                "power attention has no cache of transformers: pass use_cache=False, or take its "
-                "own, of PowerAttention.step"
-            )
+            cure = "pass use_cache=False, or take its own, of PowerAttention.step"
+            raise ValueError(f"power attention has no cache of transformers: {cure}")
         if attention_mask is not None:
             raise ValueError("power attention takes no mask: pass sequences without padding")
         return super().forward(hidden, position_embeddings), None

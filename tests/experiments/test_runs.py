@@ -65,7 +65,7 @@ def test_a_disk_that_is_full_is_said_although_the_log_cannot_be_written(tmp_path
             raise CannotWrite(f"cannot write {path}")
         yield
 
-    monkeypatch.setattr(runs, "writing", full)
+    monkeypatch.setattr(runs.files, "writing", full)
     failures = run_all({"x": python("sys.exit(1)"), "y": python("")}, tmp_path)
     assert failures == {"x": f"cannot write {tmp_path / 'x.log'}"}
 
