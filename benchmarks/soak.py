@@ -111,6 +111,13 @@ def resident():
     return int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 
+def growth(rows) -> float:
+    """MB per hour after the first third of the time, when all is loaded; minutes count alike."""
+    seconds, mb = np.array(rows, float).T
+    at = np.arange(seconds[-1] / 3, seconds[-1], 60)
+    return round(3600 * np.polyfit(at, np.interp(at, seconds, mb), 1)[0], 1)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=60)
@@ -127,7 +134,7 @@ def main():
             kind = work.round()
             rounds[kind] = rounds.get(kind, 0) + 1
             rows.append([round(seconds), round(resident(), 1)])
-    late = np.array(rows[len(rows) // 3 :], float)  # when all has been loaded
+    few = rows[:: max(1, len(rows) // 150)]
     out = {
         "minutes": round((time.monotonic() - start) / 60, 1),
         "rounds": rounds,
@@ -135,9 +142,9 @@ def main():
         "device": f"CPU, 2 threads of {os.cpu_count()} cores",
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
-        "mb_per_hour": round(3600 * np.polyfit(*late.T, 1)[0], 1),
+        "mb_per_hour": growth(few),
         "most_mb": max(mb for _, mb in rows),
-        "seconds_and_mb": rows[:: max(1, len(rows) // 150)],
+        "seconds_and_mb": few,
     }
     print(json.dumps(out))
     if args.record:
