@@ -16,9 +16,13 @@ from helpers import library, words
 
 from l2m.information.pair_counts import LEAST, PART, fitting_part, free_memory
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/status").exists(), reason="reads what a process holds in /proc"
-)
+pytestmark = [
+    pytest.mark.timeout(900),  # each loads torch twice or more
+    pytest.mark.skipif(
+        not Path("/proc/self/status").exists(), reason="reads what a process holds in /proc"
+    ),
+]
+
 BEGIN = """
 import re, resource, sys
 from pathlib import Path
