@@ -188,12 +188,12 @@ def measure(
     ] = "information",
     corpus: Annotated[Text, _option(help="Name or path; by default english-novels-100.")] = None,
     model: Annotated[Text, _option(help="Hub id, folder, .gguf; by default smollm2-135m.")] = None,
-    length: Annotated[Count, _count("Tokens a window; by default 2048, past: 4096.", 1)] = None,
+    length: Annotated[Count, _count("Tokens per window; by default 2048, past: 4096.", 1)] = None,
     windows: Annotated[Count, _count("How many; by default 1000, past and cache: 200.", 1)] = None,
     ratio: Annotated[Count, _count("The largest L/ℓ; by default 2.", 2)] = None,
     largest_split: Annotated[Count, _count("The largest ℓ; by default half the length.")] = None,
     partners: Annotated[
-        Count, _count("Foreign pasts a window, for vCLUB; by default 1.", 1)
+        Count, _count("Foreign pasts per window, for vCLUB; by default 1.", 1)
     ] = None,
     bos: Annotated[Count, _count("First token id; by default -1, the model's own.", -1)] = None,
     dtype: Annotated[Dtype, _option(help="Of the model; by default bfloat16.")] = None,
@@ -218,6 +218,7 @@ def measure(
     """
     given = {key: value for key, value in locals().items() if value is not None}
     from l2m.experiments.runs import main_process
+    from l2m.results import MissingResult
 
     module = import_module("l2m.experiments.measure")
     function, show = (getattr(module, attribute) for attribute in _MEASUREMENTS[what])
@@ -227,7 +228,10 @@ def measure(
     if record:
         os.environ["L2M_RECORD"] = "1"
     given["name"] = name if "/" in name else f"measured/{name}"
-    result = function(**{key: given[key] for key in taken & given.keys()})
+    try:
+        result = function(**{key: given[key] for key in taken & given.keys()})
+    except MissingResult as error:  # it says to give this very command
+        raise error.__cause__ or error from None
     if main_process():
         print(show(result))
 

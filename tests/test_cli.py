@@ -556,3 +556,10 @@ def test_models(monkeypatch, capsys):
     assert main(["models", "mine/config.json", "--beta", "0.5", "--length", "100"]) == 0
     out = capsys.readouterr().out
     assert out == "all (0.75, 1000000)\none ('mine/config.json', 0.5, 100)\n"
+
+
+def test_what_a_measurement_lacks_is_said_and_not_the_command_again(capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["measure", "x", "--model", "smolm2-135m", "--windows", "4", "--length", "8"]) == 2
+    said = capsys.readouterr().err
+    assert "Did you mean 'smollm2-135m'?" in said and "It is made by" not in said

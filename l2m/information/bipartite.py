@@ -52,6 +52,8 @@ def window_mi(
         if bigram_entropy is not None:
             values = values + bigram_weight * (terms["marginal_head"] + bigram_entropy)
     elif estimator == "vclub":
+        if warm or bigram_entropy is not None:
+            raise ValueError("vCLUB has no q(Y): warm and bigram_entropy are of 'direct' alone")
         values = terms["joint"] - terms["shuffled"]
         if control_variate:
             values = values - terms["marginal"] + terms["partner_marginal"]

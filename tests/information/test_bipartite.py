@@ -245,3 +245,10 @@ def test_a_start_cannot_be_chosen_without_another_or_in_one_book():
     for wrong in (table.drop(columns=["warm_16", "warm_64"]), table[table["book"] == 0]):
         with pytest.raises(ValueError, match="two books or more"):
             chosen_warm(wrong)
+
+
+@pytest.mark.parametrize("how", [{"warm": 16}, {"bigram_entropy": 5.0}])
+def test_what_prices_y_alone_is_not_for_vclub(how):
+    _, scores = markov_scores(n=10)
+    with pytest.raises(ValueError, match="has no q"):
+        bipartite_mi(scores, "vclub", **how)
