@@ -60,7 +60,7 @@ def main() -> int:
         _answer(_stop)
         from l2m import cli
 
-        status = cli.main()
+        status = cli.main(signals=_received)
         _answer(signal.SIG_IGN)  # all is done and said: Python may end in peace
         return status
     except BaseException:  # whatever it was that the signal broke off

@@ -30,8 +30,12 @@ _MEASUREMENTS = {  # --what → functions of l2m.experiments.measure: it, and wh
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit status: 2, and a sentence, for what a user can cure."""
+def main(arguments: list[str] | None = None, signals=()) -> int:
+    """Run the command line; return the exit status: 2, and a sentence, for what a user can cure.
+
+    Once there are `signals`, an error is not explained but raised: they have broken something off,
+    and an import, say, turns what they raise into an error of its own.
+    """
     arguments = _paired(sys.argv[1:] if arguments is None else arguments)
     if hasattr(sys.stdout, "reconfigure"):  # what a terminal cannot show is a question mark
         sys.stdout.reconfigure(errors="replace")
@@ -42,20 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # who reads, such as `head`, has enough
         _silence(sys.stdout)
         return 128 + 13
-    except typer.TyperException as error:
-        path = error.ctx.command_path if getattr(error, "ctx", None) else "l2m"
-        said = error.format_message().replace("Value error, ", "").rstrip(".")
-        said += f" (see `{path} --help`)."
-    except ModuleNotFoundError as error:
-        extra = "gpu" if error.name in ("mamba_ssm", "causal_conv1d") else "book"
-        said = f"{error}: `pip install 'l2m[{extra}]'` installs it (in a checkout, '.[{extra}]')."
-    except MemoryError as error:
-        cure = "ask for less at once, or take a larger machine"
-        said = f"there is not enough memory ({str(error) or 'MemoryError'}): {cure}."
-    except (ImportError, OSError, ValueError, RuntimeError) as error:
-        said = str(error) or type(error).__name__
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
-            said = f"cannot write the output ({error.strerror}): give it another place."
+    except Exception as error:
+        if signals or not (said := _sentence(error)):
+            raise
     try:
         print("l2m:", " ".join(said.split()), file=sys.stderr)
         sys.stdout.flush()
@@ -63,6 +56,27 @@ def main(arguments: list[str] | None = None) -> int:
         _silence(sys.stdout)
         _silence(sys.stderr)
     return 2
+
+
+def _sentence(error: Exception) -> str:
+    """What is wrong, and the cure; nothing for what no user can cure."""
+    match error:
+        case typer.TyperException():
+            path = error.ctx.command_path if getattr(error, "ctx", None) else "l2m"
+            said = error.format_message().replace("Value error, ", "").rstrip(".")
+            return f"{said} (see `{path} --help`)."
+        case ModuleNotFoundError():
+            extra = "gpu" if error.name in ("mamba_ssm", "causal_conv1d") else "book"
+            cure = f"`pip install 'l2m[{extra}]'` installs it (in a checkout, '.[{extra}]')"
+            return f"{error}: {cure}."
+        case MemoryError():
+            cure = "ask for less at once, or take a larger machine"
+            return f"there is not enough memory ({str(error) or 'MemoryError'}): {cure}."
+        case OSError(errno=errno.ENOSPC, filename=None):
+            return f"cannot write the output ({error.strerror}): give it another place."
+        case ImportError() | OSError() | ValueError() | RuntimeError():
+            return str(error) or type(error).__name__
+    return ""
 
 
 def _invoke(arguments: list[str]) -> int:

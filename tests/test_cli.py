@@ -218,7 +218,7 @@ def test_a_full_disk_behind_the_output_is_one_sentence(command):
 CLOSED = """
 import os, l2m.__main__, l2m.cli
 
-def main():
+def main(**_):
     with open({path!r}, "w") as file:
         os.system("echo of a child; echo of it >&2")
         print("said")
@@ -295,9 +295,39 @@ def test_an_end_from_outside_says_what_is_kept(tmp_path, command, number, place)
     assert done.stderr == f"\nl2m: stopped; {KEPT[command]}\n"
 
 
+TAKEN = """
+import os, sys, time
+import l2m.__main__ as m, l2m.cli
+
+def invoke(_):  # as transformers does when a signal breaks off one of its imports
+    try:
+        os.kill(os.getpid(), {number})
+        time.sleep(20)
+    except BaseException as error:
+        raise {error}("Could not import it") from error
+
+l2m.cli._invoke = invoke
+sys.argv = ["l2m", "measure", "x"]
+sys.exit(m.main())
+"""
+
+
+@pytest.mark.parametrize("error", ["ModuleNotFoundError", "SystemError", "OSError"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_a_library_takes_for_a_fault_of_its_own(number, error):
+    done = subprocess.run(
+        [sys.executable, "-c", TAKEN.format(number=int(number), error=error)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stdout) == (128 + number, "")
+    assert done.stderr == f"\nl2m: stopped; {KEPT['measure']}\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_is_done_stays_so_while_python_ends(number):
-    script = "import atexit, os, l2m.__main__ as m, l2m.cli; l2m.cli.main = lambda: 5; "
+    script = "import atexit, os, l2m.__main__ as m, l2m.cli; l2m.cli.main = lambda **_: 5; "
     script += f"atexit.register(os.kill, os.getpid(), {int(number)}); raise SystemExit(m.main())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout + done.stderr) == (5, "")
@@ -305,7 +335,7 @@ def test_what_is_done_stays_so_while_python_ends(number):
 
 def test_what_runs_in_the_background_ignores_an_interrupt():
     script = "import os, signal, l2m.__main__ as m, l2m.cli; l2m.cli.main = "
-    script += "lambda: os.kill(os.getpid(), signal.SIGINT) or 5; raise SystemExit(m.main())"
+    script += "lambda **_: os.kill(os.getpid(), signal.SIGINT) or 5; raise SystemExit(m.main())"
     ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}
     assert subprocess.run([sys.executable, "-c", script], **ignoring).returncode == 5
 
