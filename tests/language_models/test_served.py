@@ -323,7 +323,7 @@ from stub_server import Tokenizer
 from l2m.language_models.scoring import score
 from helpers import windows
 
-def main():
+def main(**_):
     served = ServedModel(sys.argv[1], "tiny", Tokenizer(), timeout=300)
     score(served, windows(), splits=[4], check=0, folder=sys.argv[2])
 
