@@ -2,6 +2,7 @@
 
     python benchmarks/scoring.py                        # 2 CPU cores: ten minutes
     python benchmarks/scoring.py --device cuda --windows 1008 --naive-windows 32 --sweep --record
+    python benchmarks/scoring.py --device cuda --windows 504 --profile
     python benchmarks/scoring.py --device cuda --windows 4032 --folder shards1
     torchrun --nproc-per-node=2 benchmarks/scoring.py --device cuda --windows 4032 --folder shards2
 
@@ -19,7 +20,7 @@ import os
 
 import numpy as np
 import torch
-from timing import matmul_ceiling, record, timed
+from timing import matmul_ceiling, print_kernels, record, timed
 
 from l2m.language_models.models import device_name
 from l2m.language_models.packing import layout
@@ -165,6 +166,7 @@ def main():
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--size", default="135M", choices=SIZES)
     parser.add_argument("--sweep", action="store_true", help="also longer windows, larger models")
+    parser.add_argument("--profile", action="store_true", help="only print where the time goes")
     parser.add_argument("--folder", help="score into shards here; under torchrun, on all GPUs")
     parser.add_argument("--record", action="store_true", help="write results/benchmarks/")
     args = parser.parse_args()
@@ -180,6 +182,11 @@ def main():
     print(f"{name}: matrix product {ceiling:.1f} TFLOP/s in {dtype}")
 
     model = build(args.size, 49152, dtype, args.device)
+    if args.profile:
+        windows = np.random.default_rng(0).integers(0, 49152, (args.windows, args.length))
+        options = {"compile_layers": cuda, "check": 0, "method": "packed", "progress": False}
+        score(model, windows, **options)  # compiles
+        return print_kernels(lambda: score(model, windows, **options), args.device)
     cases = [(args.size, args.length, 2, args.naive_windows)]
     if args.sweep:
         cases += [(args.size, args.length, 4, 0), (args.size, 512, 2, 0), (args.size, 8192, 2, 0)]

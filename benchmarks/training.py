@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
-from timing import matmul_ceiling, record, recorded
+from timing import matmul_ceiling, print_kernels, record, recorded
 from transformers.activations import ACT2FN
 
 from l2m.language_models.models import device_name
@@ -218,6 +218,16 @@ def measure(name, length, vocab_size, tokens, plain_tokens, steps, device, ceili
     return rows
 
 
+def profiled(name, length, vocab_size, tokens, device):
+    """Print where the time of a step with all tricks goes."""
+    task, size = RandomTokens(length, vocab_size), max(1, tokens // length)
+    with stepper(build(name, vocab_size, length), task, TRICKS, size, device, 3e-4) as step:
+        for number in range(3):
+            step(number)
+        print(f"{name}, L={length}, {size * length} tokens")
+        print_kernels(lambda: step(3), device.type)
+
+
 def scaling(name, length, vocab_size, tokens, steps, device):
     """Speed of `train`, alone or under torchrun."""
     world = int(os.environ.get("WORLD_SIZE", 1))
@@ -256,6 +266,7 @@ def main():
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--agreement", type=int, default=50, help="steps of both ways; 0 for none")
     parser.add_argument("--scaling", action="store_true", help="time the loop alone")
+    parser.add_argument("--profile", action="store_true", help="only print where the time goes")
     parser.add_argument("--record", action="store_true", help="write results/benchmarks/")
     args = parser.parse_args()
     if args.models == ["tiny"] and args.device == "cpu":
@@ -275,6 +286,12 @@ def main():
                     print(json.dumps(entry))
                     if args.record:
                         record_scaling(results, entry)
+        return
+    if args.profile:
+        for name in args.models:
+            for length in args.lengths:
+                free()
+                profiled(name, length, args.vocab_size, args.tokens, device)
         return
     ceiling = 1e12 * matmul_ceiling(torch.bfloat16, args.device)
     card = device_name(args.device)
