@@ -131,7 +131,7 @@ def publish(executed, source, info: dict, path: Path) -> Path:
         if cell.cell_type == "markdown":
             cell.source = published(cell.source, [value for _, value in values])
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if _WIDGET not in o.get("data", {})]
+            cell.outputs = _joined(o for o in cell.outputs if _WIDGET not in o.get("data", {}))
             for number, output in enumerate(cell.outputs):
                 _clean_output(output, f"{cell.id}-{number}")
     read = nbformat.reads(nbformat.writes(executed), as_version=4)  # as a check will find it
@@ -175,6 +175,17 @@ def build_pages() -> Path:
     return ROOT / "_build" / "html" / "index.html"
 
 
+def _joined(outputs) -> list:
+    """Outputs of a cell, with what a stream wrote in pieces, which chance decides, in one."""
+    out = []
+    for output in outputs:
+        if out and output.get("name") and output.get("name") == out[-1].get("name"):
+            out[-1].text += output.text
+        else:
+            out.append(output)
+    return out
+
+
 def _clean_output(output, label: str) -> None:
     data = output.get("data", {})
     pictures = {k: v for k, v in data.items() if re.match(r"image/(?!svg)|application/pdf", k)}
@@ -206,5 +217,6 @@ def _clean(value):
         if folder != os.path.dirname(folder):  # in a container the home may be the root
             whole = rf"(^|[^\w.~-]|\x1b\[[\d;]*m){re.escape(folder)}(?![\w~-]|\.\w)"
             value = re.sub(whole, rf"\g<1>{_FOLDERS[folder]}", value)
+    value = re.sub(r"<temporary>/tmp\w{8}\b", "<temporary>", value)  # a random name
     value = re.sub(r"ipykernel_\d+/\d+\.py", "cell.py", value)
     return re.sub(r" at 0x[0-9a-fA-F]+", "", value)

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -62,6 +63,16 @@ def test_machine_and_moment_are_dropped(tmp_path):
     assert said["text"] == "./l2m ~/x <object> /cell.py"
     assert html["data"]["text/html"].count(f"T_{cell.id}-1") == 2
     assert [p.name for p in path.parent.iterdir()] == ["01_a.ipynb"]
+
+
+def test_what_chance_decides_is_dropped(tmp_path):
+    """In how many pieces a stream came, and the names of temporary folders."""
+    name = tempfile.gettempdir() + "/tmp0a_b1c2d"
+    pieces = [("stdout", "a "), ("stdout", f"{name}/b\n"), ("stderr", "c"), ("stdout", "d")]
+    executed, source = notebooks(*(new_output("stream", name=n, text=t) for n, t in pieces))
+    made = nbformat.read(publish(executed, source, {}, tmp_path / "01_a.ipynb"), as_version=4)
+    seen = [(output.name, output.text) for output in made.cells[2].outputs]
+    assert seen == [("stdout", "a <temporary>/b\n"), ("stderr", "c"), ("stdout", "d")]
 
 
 def test_what_has_not_changed_keeps_the_time_when_it_ran(tmp_path):
