@@ -29,7 +29,7 @@ from stub_server import serving
 from l2m.files import DamagedFile, cache_dir, digest, read_json
 from l2m.results import ROOT
 
-KILLS, SEED = int(os.environ.get("L2M_KILLS", 6)), int(os.environ.get("L2M_SEED", 0))
+KILLS, SEED = int(os.environ.get("L2M_KILLS", 2)), int(os.environ.get("L2M_SEED", 0))
 SIGNALS = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 SENTENCE = r"\nl2m: stopped; what (was (scored|trained) is kept|was there before is untouched)"
 CLOCK = ["seconds", "vectors_per_second", "tokens_per_second", "model_flops_share"]

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from itertools import pairwise
 
 import nbformat
 import pytest
@@ -55,6 +56,14 @@ def test_tables_have_headers_in_words(path):
     html = "".join(o.get("data", {}).get("text/html", "") for o in outputs)
     headers = {text.strip() for text in re.findall(r"<th[^>]*>([^<]+)</th>", html)}
     assert headers and [text for text in headers if CODE.search(text) or text in COLUMNS] == []
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=lambda path: path.stem)
+def test_what_is_shown_has_a_caption(path):
+    for cell, below in pairwise(nbformat.read(path, as_version=4).cells):
+        shown = [o.get("data", {}) for o in cell.get("outputs", [])]
+        if any("<table" in data.get("text/html", "") or "image/png" in data for data in shown):
+            assert re.match(r"\*(Table|Figure) [\dA]\.\d+: ", below.source), cell.source
 
 
 @pytest.mark.parametrize("path", EXECUTED, ids=lambda path: path.stem)
