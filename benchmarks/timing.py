@@ -29,11 +29,11 @@ def timed(function, device):
 
 KINDS = {  # of kernels, by what their names hold; the first that fits
     "attention": r"flex_attention|flash|fmha|cudnn.*sdpa|cudnn_generated",
-    "scan, convolution": r"scan|conv1d|chunk_|_state_passing|_bmm_chunk",
-    "matrix products": r"gemm|cutlass|nvjet|addmm|aten::mm|aten::bmm|ampere_|sm90_xmma",
+    "scan, convolution": r"scan|conv1d|^_chunk_|_state_passing|_bmm_chunk",
+    "matrix products": r"gemm|cutlass|nvjet|addmm|aten::mm|aten::bmm|splitK|sm90_xmma",
     "softmax of the head": r"logsumexp|_pick|cross_entropy|lse_forward|softmax",
     "optimiser": r"multi_tensor|adam|l2norm",
-    "copies": r"[Mm]emcpy|[Mm]emset|copy_",
+    "copies": r"^Mem(cpy|set)|aten::copy_",  # a compiled kernel, too, may have _to_copy_ in it
 }
 
 

@@ -61,9 +61,9 @@ def test_tables_have_headers_in_words(path):
 @pytest.mark.parametrize("path", EXECUTED, ids=lambda path: path.stem)
 def test_what_is_shown_has_a_caption(path):
     for cell, below in pairwise(nbformat.read(path, as_version=4).cells):
-        shown = [o.get("data", {}) for o in cell.get("outputs", [])]
-        if any("<table" in data.get("text/html", "") or "image/png" in data for data in shown):
-            assert re.match(r"\*(Table|Figure) [\dA]\.\d+: ", below.source), cell.source
+        data = [item for o in cell.get("outputs", []) for item in o.get("data", {}).items()]
+        if any(kind.startswith("image/") or "<table" in text for kind, text in data):
+            assert re.match(r"\*(Table|Figure) (\d+|[A-Z])\.\d+: ", below.source), cell.source
 
 
 @pytest.mark.parametrize("path", EXECUTED, ids=lambda path: path.stem)
