@@ -26,6 +26,7 @@ from transformers import AttentionInterface
 
 ATTENTION = "l2m_packed"
 BLOCK = 128  # queries and keys of one block of FlexAttention's mask
+SHAPES = 200  # that a function is compiled for, in one process
 
 
 @dataclass(frozen=True)
@@ -234,4 +235,6 @@ def packed_attention(length, splits, ratio, partners, warm, compile_layers) -> P
 @cache
 def compiled(function):
     """The function compiled for fixed shapes: one for all who ask, so that it compiles once."""
+    # Of the ninth shape on torch would not compile it, and FlexAttention then holds all size².
+    torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
     return torch.compile(function, dynamic=False)

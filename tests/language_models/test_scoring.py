@@ -1,6 +1,7 @@
 """The scoring engine against its naive twin: whole sequences through the model's own forward."""
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import OPTConfig, OPTForCausalLM
 
 from l2m.information.bipartite import window_mi, window_terms
-from l2m.language_models import likelihood
+from l2m.language_models import likelihood, packing
 from l2m.language_models.packing import PackedAttention, layout
 from l2m.language_models.scoring import partner_permutation, powers_of_two, score, score_whole
 from l2m.text.corpora import Windows
@@ -186,6 +187,16 @@ def test_block_mask(length, ratio, partners, window):
     query, key, value = (torch.randn(1, heads, size, 16, generator=rng) for heads in (4, 2, 2))
     flex = flex_attention(query, key, value, block_mask=ours, enable_gqa=True)
     torch.testing.assert_close(packed._branchwise(query, key, value, None, window), flex)
+
+
+def test_every_shape_is_compiled(monkeypatch):
+    def count(x):
+        return x + torch.compiler.is_compiling()
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    with torch._dynamo.config.patch(recompile_limit=8):
+        function = packing.compiled(count)
+        assert all((function(torch.zeros(n)) == 1).all() for n in range(2, 30))
 
 
 def test_compiled_layers_with_flex_attention(monkeypatch):

@@ -1,6 +1,7 @@
 """Models that are not what they say: not causal, not finite, exact for some tokens only."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -150,3 +151,30 @@ def test_angles_that_depend_on_the_length_are_scored_whole(dtype):
         score(model, w[:, :16], method="whole", progress=False),
         tolerance=1e-4 if dtype == torch.float32 else 2,
     )
+
+
+@pytest.mark.parametrize("rounding", [True, False])
+def test_a_token_far_off_in_half_precision_is_asked_again_in_fp32(rounding, monkeypatch):
+    """By rounding alone a token may be far off; a way that is wrong is so in fp32, too."""
+    model, w = tiny("llama").bfloat16(), windows(8)
+    before = copy.deepcopy(model.state_dict())
+    packed = trust.packed
+
+    def one_token_off(model, *others):
+        values = packed(model, *others)
+        if model.dtype == torch.bfloat16 or not rounding:
+            values["joint",][0, 5] -= 6
+        return values
+
+    one_token_off.__name__ = "packed"
+    monkeypatch.setattr(trust, "packed", one_token_off)
+    if rounding:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            score(model, w, check=8, progress=False)
+    else:
+        with pytest.raises(RuntimeError, match="packed scoring of .* differs .* by 6"):
+            score(model, w, method="packed", check=8, progress=False)
+    assert model.dtype == torch.bfloat16
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
