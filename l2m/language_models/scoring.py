@@ -8,6 +8,7 @@ alone (`marginal`), and, for the continuation Y' of a *partner* window, after X 
 model (`trust`), or from a server (`served`). `score_whole` is the naive twin, for any density.
 """
 
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -187,7 +188,8 @@ def score(
     beside = np.concatenate([partner_rows, beside], axis=1)
     checked = np.append(checked, range(n, len(tokens))).astype(int)
 
-    def batch(way, rows):
+    def start(way, rows):
+        """Ask the device for the values of some windows, without waiting for them."""
         wanted = len(rows)
         if device.type == "cuda":  # one shape for all batches, so that layers compile once
             rows = np.resize(rows, batch_size)
@@ -199,8 +201,12 @@ def score(
             cure = f"pass batch_size={max(1, len(rows) // 2)}"
             raise torch.OutOfMemoryError(f"{much}: {cure}") from error
         values = {key: x[:wanted] for key, x in values.items()}
+        return values, rows[:wanted], own[:wanted], others[:, :wanted]
+
+    def batch(way, rows):
+        values, rows, own, others = start(way, rows)
         require_finite(model, values, rows, own, others, n)
-        return values, own[:wanted], others[:, :wanted]
+        return values, own, others
 
     settings |= {"method": method, "batch_size": batch_size}
     settings |= {"compile_layers": compile_layers, "device": device.type}
@@ -210,16 +216,31 @@ def score(
             require_causal(model, tokens[:1].to(device), bos)
             pieces = np.split(checked, range(batch_size, len(checked), batch_size))[: len(checked)]
             way = exact_way(model, method, batch, pieces, length, bos)
+        wanted = [
+            (number, some)
+            for number, rows in missing.items()
+            for some in np.split(rows, range(batch_size, len(rows), batch_size))
+        ]
+        parts = defaultdict(list)
         with shards.bar(progress) as bar:
-            for number, rows in missing.items():
-                parts = []
-                for some in np.split(rows, range(batch_size, len(rows), batch_size)):
-                    values, *_ = batch(way, some)
-                    parts.append({key: x.float().cpu().numpy() for key, x in values.items()})
-                    bar.update(len(some))
-                whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-                shards.write(number, whole)
+            for (number, some), started in one_ahead(lambda piece: start(way, piece[1]), wanted):
+                require_finite(model, *started, n)
+                parts[number].append({k: x.float().cpu().numpy() for k, x in started[0].items()})
+                bar.update(len(some))
+                if len(parts[number]) * batch_size >= len(missing[number]):
+                    done = parts.pop(number)
+                    shards.write(number, {k: np.concatenate([p[k] for p in done]) for k in done[0]})
         return _scores(shards.merged(), *about)
+
+
+def one_ahead(function, items):
+    """Yield each item with function(item), once that of the next was called: no GPU waits."""
+    waiting = deque()
+    for item in items:
+        waiting.append((item, function(item)))
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def _scores(values, splits, warm, partners, ratio, groups) -> Scores:

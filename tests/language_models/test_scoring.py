@@ -14,8 +14,16 @@ from transformers import OPTConfig, OPTForCausalLM
 from l2m.information.bipartite import window_mi, window_terms
 from l2m.language_models import likelihood, packing
 from l2m.language_models.packing import PackedAttention, layout
-from l2m.language_models.scoring import partner_permutation, powers_of_two, score, score_whole
+from l2m.language_models.scoring import (
+    one_ahead,
+    partner_permutation,
+    powers_of_two,
+    score,
+    score_whole,
+)
 from l2m.text.corpora import Windows
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -197,6 +205,29 @@ def test_every_shape_is_compiled(monkeypatch):
     with torch._dynamo.config.patch(recompile_limit=8):
         function = packing.compiled(count)
         assert all((function(torch.zeros(n)) == 1).all() for n in range(2, 30))
+
+
+def test_the_next_batch_is_started_before_one_is_waited_for():
+    events = []
+    for item, value in one_ahead(lambda x: events.append(x) or 2 * x, [1, 2, 3]):
+        events.append((item, value))
+    assert events == [1, 2, (1, 2), 3, (2, 4), (3, 6)]
+    assert not list(one_ahead(abs, []))
+
+
+@pytest.mark.parametrize(("n", "d", "M"), [(130, 64, 300), (5, 128, 97), (128, 64, 256)])
+def test_the_kernel_of_the_head_is_a_log_softmax(n, d, M):
+    """Interpreted without a GPU; rows, vocabulary and targets at the ends of its tiles."""
+    pytest.importorskip("triton")
+    draw = torch.Generator().manual_seed(0)
+    dtype = torch.bfloat16 if DEVICE == "cuda" else torch.float32
+    hidden, weight = (torch.randn(k, d, generator=draw).to(DEVICE, dtype) for k in (n, M))
+    targets = torch.randint(0, M, (n,), generator=draw).to(DEVICE)
+    targets[:3] = torch.tensor([0, M - 1, M // 2])
+    exact = (hidden.double() @ weight.double().T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    got = likelihood.kernel_log_likelihood(hidden, weight, targets)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), exact, atol=1e-4, rtol=0)
 
 
 def test_compiled_layers_with_flex_attention(monkeypatch):
