@@ -1,5 +1,6 @@
 # make book   the virtual environment, then every chapter executed and the pages built
-# make test   all tests, with every chapter at its smallest
+# make test   the tests, with every chapter at its smallest
+# make slow   those that take longer: kills, the chapters in JupyterLab, bounds of memory
 # make check  lint, and whether each executed chapter is still what its source gives
 # make pdf    the built pages as one PDF, printed by the browser that is there
 # make lab    the chapters in JupyterLab
@@ -11,13 +12,16 @@ RUN := $(VENV)/bin/python
 BROWSER ?= $(firstword $(shell command -v chromium chromium-browser google-chrome google-chrome-stable 2>/dev/null))
 READY := $(VENV)/.ready
 
-.PHONY: book test check pdf lab clean
+.PHONY: book test slow check pdf lab clean
 
 book: $(READY)
 	$(RUN) -m l2m build --jobs 2
 
 test: $(READY)
-	$(RUN) -m pytest -n 2 --dist worksteal
+	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow"
+
+slow: $(READY)
+	$(RUN) -m pytest -n 2 --dist worksteal -m slow
 
 check: $(READY)
 	$(RUN) -m ruff check .

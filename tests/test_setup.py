@@ -121,7 +121,7 @@ def test_the_readme_opens_with_the_two_commands_and_its_files_exist():
 
 
 def test_ci_runs_the_readmes_command():
-    assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text()
+    assert "\nmake test\nmake slow\n" in (ROOT / ".ci" / "run").read_text()
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text())["jobs"]
     runs = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
     assert runs == [".ci/run", "make book"] and jobs["publish"]["needs"] == ["test", "book"]

@@ -185,7 +185,8 @@ def kernel_log_likelihood(hidden, weight, targets):
     sizes = len(hidden), *weight.shape, ROWS, COLUMNS, INNER
     tensors = hidden.contiguous(), weight.contiguous(), targets, out
     grid = (triton.cdiv(len(hidden), ROWS),)
-    _log_softmax[grid](*tensors, *sizes, num_warps=8, num_stages=STAGES)
+    with torch.cuda.device_of(hidden):  # of a sharded model the last GPU, which is not the current
+        _log_softmax[grid](*tensors, *sizes, num_warps=8, num_stages=STAGES)
     return out
 
 

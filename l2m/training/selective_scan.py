@@ -136,7 +136,8 @@ def _scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Te
     (b, L, D), N = u.shape, A.shape[1]
     y, starts = torch.empty_like(u), A.new_empty(b, L // CHUNK.value, D, N)
     grid, block = _grid(u, N)
-    _forward[grid](u, delta, A, B, C, y, starts, L, D, N, block, num_warps=1)
+    with torch.cuda.device_of(u):  # a kernel runs on the current GPU
+        _forward[grid](u, delta, A, B, C, y, starts, L, D, N, block, num_warps=1)
     return y, starts
 
 
@@ -156,7 +157,8 @@ def _scan_backward(
     grid, block = _grid(u, N)
     # with so few registers, an H100 holds all programs of a 130M model at once
     few = {"num_warps": 1, "maxnreg": 168}
-    _backward[grid](u, delta, A, B, C, starts, dy, scratch, *out, L, D, N, block, **few)
+    with torch.cuda.device_of(u):
+        _backward[grid](u, delta, A, B, C, starts, dy, scratch, *out, L, D, N, block, **few)
     return out[0], out[1], out[2].sum(0), out[3], out[4]
 
 
