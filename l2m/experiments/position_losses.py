@@ -1,4 +1,4 @@
-"""Loss by position on held-out books: curves, differences, where they turn and cross.
+"""Loss by position on held-out books: curves, differences, slopes, where they cross.
 
 Everything rests on the mean loss of every book in every block of positions (the table `positions`
 of `books`), and every interval on resampling books: sequences of one book are alike. Two models
@@ -13,6 +13,8 @@ import pandas as pd
 from scipy import stats
 
 from l2m.information.resampling import CONFIDENCE, clustered_stderr, resampled_means
+
+POWER = 0.8  # with which a slope would be seen
 
 
 def block_edges(length: int, per_octave: int = 12, multiple: int = 1) -> np.ndarray:
@@ -72,6 +74,18 @@ class BookLosses:
         part = self.between(first, last).overall()
         return float(part.mean[0]), float(part.half_width[0])
 
+    def slope(self, first: float) -> "Slope":
+        """Rise with every doubling of the position, from one on: a line through each book."""
+        part = self.between(first, np.inf)
+        x = np.log2(part.position)
+        x -= np.average(x, weights=part.tokens)  # a block counts as many times as tokens
+        rise = part.losses @ (part.tokens * x) / (part.tokens @ x**2)
+        fitted = replace(part.overall(), losses=rise[:, None])
+        half_width = float(fitted.half_width[0])
+        quantile = stats.t.ppf(0.5 + CONFIDENCE / 2, len(self.weight) - 1)
+        seen = half_width * (1 + stats.norm.ppf(POWER) / quantile)
+        return Slope(float(fitted.mean[0]), half_width, float(seen))
+
     def overall(self) -> "BookLosses":
         """All positions as one block: the mean loss of a token."""
         mean = (self.losses @ self.tokens / self.tokens.sum())[:, None]
@@ -101,6 +115,21 @@ def book_losses(positions: pd.DataFrame, run: str) -> BookLosses:
     return BookLosses(np.sqrt(first * last), last - first + 1, losses.to_numpy(np.float64), weight)
 
 
+class Slope(NamedTuple):
+    """Nats for each doubling of the position, with half of the 95% interval over books.
+
+    `seen` is the smallest slope that such an interval would exclude zero for in 80% of samples.
+    """
+
+    rise: float
+    half_width: float
+    seen: float
+
+    def __str__(self) -> str:
+        """The slope and its interval, such as "+0.0118 ± 0.0024"."""
+        return f"{self.rise:+.4f} ± {self.half_width:.4f}"
+
+
 class Place(NamedTuple):
     """A position on a curve, with its 95% interval over books.
 
@@ -116,12 +145,6 @@ class Place(NamedTuple):
         """The position and its interval, such as "520 (410 to 700)"."""
         here, low, high = (f"{x:,.0f}" if np.isfinite(x) else "end" for x in self)
         return f"{here} ({low} to {high})" if np.isfinite(self.low) else "not before the end"
-
-
-def lowest(curve: BookLosses, n: int = 2000, seed=0) -> Place:
-    """Where a curve is lowest; infinite if in its last block: then it has not turned yet."""
-    position = np.append(curve.position[:-1], np.inf)
-    return _place(lambda y: position[y.argmin()], curve, n, seed)
 
 
 def above_zero_from(curve: BookLosses, n: int = 2000, seed=0) -> Place:
@@ -146,8 +169,3 @@ def _place(find, curve, n, seed) -> Place:
     found = [find(mean) for mean in means]
     ends = np.quantile(found, [tail, 1 - tail], method="nearest")
     return Place(*map(float, (find(curve.mean), *ends)))
-
-
-def moved(place: Place, dim: int, known_dim: int, beta: float) -> float:
-    """Where I_BP ~ L^β puts the place of a state of `dim` numbers, from that of a known one."""
-    return place.position * (dim / known_dim) ** (1 / beta)

@@ -1,4 +1,4 @@
-"""Curves over positions: means, turning and crossing, and whether intervals hold."""
+"""Curves over positions: means, slopes and crossings, and whether intervals hold."""
 
 import numpy as np
 import pandas as pd
@@ -10,8 +10,6 @@ from l2m.experiments.position_losses import (
     block_edges,
     block_means,
     book_losses,
-    lowest,
-    moved,
 )
 from l2m.information.resampling import resampled_means
 
@@ -76,18 +74,27 @@ def test_smoothing_keeps_lines_inside_and_takes_noise_away():
     assert noisy.smoothed().mean[inside].std() < noisy.mean[inside].std() / 2
 
 
-@pytest.mark.parametrize("turn", [64, 300, 1500])
-def test_a_turn_is_found(turn):
-    curve = losses(lambda x: 0.02 * np.log2(x / turn) ** 2 - 0.1, noise=0.3)
-    place = lowest(curve)
-    assert place.position == pytest.approx(turn, rel=0.06)
-    assert place.low <= place.position <= place.high
+def test_the_slope_of_a_line():
+    line = losses(lambda x: 0.02 * np.log2(x) - np.where(x < 64, 1, 0), noise=1.0)
+    slope = line.slope(64)  # what is before does not count
+    assert slope.rise == pytest.approx(0.02) and slope.half_width < 1e-9
+    assert str(losses(lambda x: -0.5 * np.log2(x)).slope(1)).startswith("-0.5000 ± 0.0000")
+    curve = losses(lambda x: np.log2(x) ** 2, slant=0.1)
+    part = curve.between(300, np.inf)
+    lines = np.polyfit(np.log2(part.position), part.losses.T, 1, w=np.sqrt(part.tokens))[0]
+    assert curve.slope(300).rise == pytest.approx(np.average(lines, weights=curve.weight))
 
 
-def test_a_curve_that_only_falls_has_not_turned():
-    place = lowest(losses(lambda x: -np.log2(x)))
-    assert place.position == place.low == place.high == np.inf
-    assert str(place) == "not before the end"
+def test_a_slope_is_in_its_interval_and_seen_as_often_as_said():
+    held = seen = 0
+    least = np.mean([losses(np.zeros_like, slant=0.02, seed=k).slope(64).seen for k in range(400)])
+    for seed in range(400):
+        curve = losses(lambda x: least * np.log2(x), noise=1.0, slant=0.02, seed=seed)
+        slope = curve.slope(64)
+        held += abs(slope.rise - least) < slope.half_width
+        seen += slope.rise > slope.half_width
+    assert 0.91 < held / 400 < 0.985
+    assert 0.72 < seen / 400 < 0.88
 
 
 def test_a_crossing_is_found_and_its_interval_holds_it():
@@ -134,8 +141,3 @@ def test_a_stretch_counted_from_the_middle():
     late, error = curve.from_middle(64, 256).stretch(1024, 4096)
     assert late == pytest.approx(-4, abs=0.1) and error < 1e-9  # the books' own levels are gone
     assert curve.stretch(1024, 4096)[1] > 0.1
-
-
-def test_a_place_moves_as_the_state_to_the_power_of_one_over_beta():
-    place = lowest(losses(lambda x: (np.log2(x) - 6) ** 2))
-    assert moved(place, 400, 100, 0.5) == pytest.approx(16 * place.position)
