@@ -588,6 +588,7 @@ def test_models(monkeypatch, capsys):
     assert out == "all (0.75, 1000000)\none ('mine/config.json', 0.5, 100)\n"
 
 
+@pytest.mark.slow
 def test_what_a_measurement_lacks_is_said_and_not_the_command_again(capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert main(["measure", "x", "--model", "smolm2-135m", "--windows", "4", "--length", "8"]) == 2

@@ -172,7 +172,7 @@ def _fits_kernel(model, head, hidden) -> bool:
     if not (fits and _plain_half(head, hidden) and importlib.util.find_spec("triton")):
         return False
     about = torch.cuda.get_device_properties(hidden.device)
-    return about.shared_memory_per_block_optin >= STAGES * INNER * 2 * (ROWS + COLUMNS)
+    return getattr(about, "shared_memory_per_block_optin", 0) >= STAGES * INNER * 2 * (ROWS + COLUMNS)
 
 
 def kernel_log_likelihood(hidden, weight, targets):

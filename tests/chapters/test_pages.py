@@ -128,7 +128,7 @@ def visit(browser, site):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize("name", [*PAGES, "search", "genindex"])
 def test_a_page_is_whole_and_quiet(visit, site, name, width, scheme):

@@ -66,6 +66,7 @@ CLAIM = (
 
 
 @pytest.mark.chapters
+@pytest.mark.slow
 def test_numbers_in_text_are_computed_where_they_stand(project):
     project.chapter("01_a", "share = 0.25", CLAIM, text=TEXT)
     assert project.l2m("run").returncode == 0
