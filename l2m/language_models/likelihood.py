@@ -172,7 +172,8 @@ def _fits_kernel(model, head, hidden) -> bool:
     if not (fits and _plain_half(head, hidden) and importlib.util.find_spec("triton")):
         return False
     about = torch.cuda.get_device_properties(hidden.device)
-    return getattr(about, "shared_memory_per_block_optin", 0) >= STAGES * INNER * 2 * (ROWS + COLUMNS)
+    memory = getattr(about, "shared_memory_per_block_optin", 0)
+    return memory >= 2 * STAGES * INNER * (ROWS + COLUMNS)
 
 
 def kernel_log_likelihood(hidden, weight, targets):
