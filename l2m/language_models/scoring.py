@@ -216,14 +216,14 @@ def score(
             require_causal(model, tokens[:1].to(device), bos)
             pieces = np.split(checked, range(batch_size, len(checked), batch_size))[: len(checked)]
             way = exact_way(model, method, batch, pieces, length, bos)
-        wanted = [
+        rest = [
             (number, some)
             for number, rows in missing.items()
             for some in np.split(rows, range(batch_size, len(rows), batch_size))
         ]
         parts = defaultdict(list)
         with shards.bar(progress) as bar:
-            for (number, some), started in one_ahead(lambda piece: start(way, piece[1]), wanted):
+            for (number, some), started in one_ahead(lambda piece: start(way, piece[1]), rest):
                 require_finite(model, *started, n)
                 parts[number].append({k: x.float().cpu().numpy() for k, x in started[0].items()})
                 bar.update(len(some))
