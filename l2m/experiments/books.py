@@ -21,7 +21,7 @@ from l2m.experiments.runs import Experiment, PowerRun, grids_of, main_process
 from l2m.files import digest, write_atomic
 from l2m.information.bipartite import window_terms
 from l2m.language_models import models
-from l2m.language_models.scoring import score
+from l2m.language_models.scoring import score, sent
 from l2m.results import recorded
 from l2m.text import archives
 from l2m.text.corpora import fingerprint, load_corpus, token_file
@@ -121,10 +121,7 @@ def on_device(tokens: np.ndarray, device) -> tuple:
     """Token ids as a batch, a tuple of one LongTensor."""
     import torch
 
-    tokens = torch.from_numpy(tokens)
-    if torch.device(device).type == "cuda":
-        tokens = tokens.pin_memory().to(device, non_blocking=True)
-    return (tokens,)
+    return (sent(torch.from_numpy(tokens), device),)
 
 
 @dataclass(frozen=True)
@@ -328,4 +325,4 @@ def held_out_bytes(grid: str = "book") -> pd.DataFrame:
         windows = Windows(tokens, owner, np.zeros(len(owner), int))
         return byte_table(windows, models.load_tokenizer(books.tokenizer))
 
-    return recorded("03_bipartite_mi/held-out-bytes", params, compute)
+    return recorded(EXPERIMENT.result(grid, "bytes"), params, compute)

@@ -186,13 +186,16 @@ class Experiment:
         """All tables of a grid: recorded, or of runs finished here or small; else MissingResult."""
         runs, tables = self.runs(grid), {}
         params, command = self.params(grid, runs), f"l2m train {self.name} --grid {grid} --record"
-        prefix = runs[0].chapter + ("/" if grid == "book" else f"/{grid}-")
         names = {recorded_as: name for name, recorded_as in RECORDED_AS.items()}
         for name in self.tables:
             compute = partial(self._gathered, runs, name)
-            table = recorded(prefix + name, params, compute, command=command)
+            table = recorded(self.result(grid, name), params, compute, command=command)
             tables[name] = table.rename(columns=names)
         return tables
+
+    def result(self, grid: str, table: str) -> str:
+        """The name that a table of a grid is recorded under."""
+        return self.runs(grid)[0].chapter + ("/" if grid == "book" else f"/{grid}-") + table
 
     def _gathered(self, runs: list[Run], name: str) -> pd.DataFrame:
         missing = [run.name for run in runs if not run.finished() and run.needs_gpu()]

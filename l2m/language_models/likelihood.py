@@ -61,12 +61,13 @@ def packed(model, windows, partners, splits, ratio, bos, warm, attention: Packed
     continuation, `("shuffled", ℓ, k)`, of partner k's after ℓ own tokens, and `("warm", ℓ, c)`, of
     the first partner's after the first c of them, for each c < ℓ of `warm`.
     """
-    row, layout = pad(torch.cat([windows, *partners], 1), (1, 0), value=bos), attention.layout
-    last = windows.shape[1] - 1  # the place after it is not read, nor need it be there
-    positions = torch.as_tensor(layout.positions, device=row.device)[None].clamp(max=last)
+    row = pad(torch.cat([windows, *partners], 1), (1, 0), value=bos)
+    layout, last = attention.on(row.device), windows.shape[1] - 1
+    positions = layout.positions[None].clamp(max=last)  # the place after it need not be there
     with attention.installed(model):
         hidden = hidden_states(model, input_ids=row[:, layout.inputs], position_ids=positions)
-    values = log_likelihood(model, hidden[:, layout.sources], row[:, layout.targets])
+    sources = attention.on(hidden.device).sources  # of a sharded model the last GPU
+    values = log_likelihood(model, hidden[:, sources], row[:, layout.targets])
     return {name: values[:, run.start : run.stop] for name, run in layout.branches.items()}
 
 

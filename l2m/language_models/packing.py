@@ -14,7 +14,7 @@ instead of 40,983 for T = 2048, r = 2, ℓ = 2 … 1024.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import MethodType
 
@@ -120,7 +120,15 @@ class PackedAttention:
         self.layout, self.compile_layers = layout, compile_layers
         self.flex_attention = compiled(flex_attention)
         self.positions = torch.as_tensor(layout.positions)
-        self.masks = {}
+        self.masks, self.moved = {}, {}
+
+    def on(self, device) -> Layout:
+        """The layout with its arrays as tensors on a device; kept: to copy them, it would wait."""
+        if device not in self.moved:
+            names = ("inputs", "positions", "sources", "targets")
+            arrays = {k: torch.as_tensor(getattr(self.layout, k), device=device) for k in names}
+            self.moved[device] = replace(self.layout, **arrays)
+        return self.moved[device]
 
     @staticmethod
     def takes_flex(device) -> bool:

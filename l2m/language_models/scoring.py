@@ -193,7 +193,7 @@ def score(
         wanted = len(rows)
         if device.type == "cuda":  # one shape for all batches, so that layers compile once
             rows = np.resize(rows, batch_size)
-        own, others = tokens[rows].to(device), tokens[beside[:, rows]].to(device)
+        own, others = sent(tokens[rows], device), sent(tokens[beside[:, rows]], device)
         try:
             values = way(model, own, others, splits, ratio, bos, warm, attention)
         except torch.OutOfMemoryError as error:
@@ -202,6 +202,10 @@ def score(
             raise torch.OutOfMemoryError(f"{much}: {cure}") from error
         values = {key: x[:wanted] for key, x in values.items()}
         return values, rows[:wanted], own[:wanted], others[:, :wanted]
+
+    def ahead(way, piece):
+        values, *its = start(way, piece[1])
+        return fetched(values), *its
 
     def batch(way, rows):
         values, rows, own, others = start(way, rows)
@@ -223,14 +227,48 @@ def score(
         ]
         parts = defaultdict(list)
         with shards.bar(progress) as bar:
-            for (number, some), started in one_ahead(lambda piece: start(way, piece[1]), rest):
-                require_finite(model, *started, n)
-                parts[number].append({k: x.float().cpu().numpy() for k, x in started[0].items()})
+            for (number, some), (arrive, *its) in one_ahead(lambda piece: ahead(way, piece), rest):
+                values = arrive()
+                require_finite(model, values, *its, n)
+                parts[number].append({k: x.numpy() for k, x in values.items()})
                 bar.update(len(some))
                 if len(parts[number]) * batch_size >= len(missing[number]):
                     done = parts.pop(number)
                     shards.write(number, {k: np.concatenate([p[k] for p in done]) for k in done[0]})
         return _scores(shards.merged(), *about)
+
+
+def sent(tensor, device):
+    """A CPU tensor on a device, which is not waited for."""
+    import torch
+
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)  # if not pinned, it would be
+
+
+def fetched(values: dict):
+    """Send tensors to the CPU behind what computes them: a function that waits, and returns them.
+
+    Asked for later, they would be waited for until all that was started meanwhile is done.
+    """
+    import torch
+
+    flat = torch.cat([x.float().flatten() for x in values.values()])
+    cuda = flat.is_cuda
+    host = torch.empty(flat.shape, pin_memory=cuda).copy_(flat, non_blocking=cuda)
+    if cuda:
+        with torch.cuda.device_of(flat):
+            arrived = torch.cuda.Event()
+            arrived.record()
+
+    def arrive():
+        if cuda:
+            arrived.synchronize()
+        parts = host.split([x.numel() for x in values.values()])
+        return {k: part.view(x.shape) for (k, x), part in zip(values.items(), parts, strict=True)}
+
+    return arrive
 
 
 def one_ahead(function, items):
