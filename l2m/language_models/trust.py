@@ -18,6 +18,7 @@ from l2m.language_models.likelihood import packed, prefix, whole
 from l2m.language_models.packing import origin
 
 TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "bfloat16": 0.05, "float16": 0.01}  # nats per token
+ROUNDING = 5  # tolerances, in half precision and in the mean, that may still be rounding
 NEAR = 64  # tokens before a change that are looked at
 FAULTS = RuntimeError, TypeError, ValueError, AttributeError, KeyError  # of a forward that differs
 
@@ -106,10 +107,10 @@ def exact_way(model, method, batch, pieces, length, bos):
     tolerance = TOLERANCE[_dtype(model)]
     for way in ways:
         try:
-            difference, far = disagreement(model, (batch(way, rows) for rows in pieces), bos)
-            if far and difference <= tolerance:  # of single tokens: by rounding, or by the way?
-                far = _far_without_rounding(model, way, batch, pieces, bos, far)
-            difference = far or difference
+            mean, far = disagreement(model, (batch(way, rows) for rows in pieces), bos)
+            difference = far or mean
+            if difference > tolerance and mean <= ROUNDING * tolerance:  # by that, or by the way?
+                difference = _without_rounding(model, way, batch, pieces, bos, difference)
             problem = f"differs from whole passes by {difference:.2g} nats per token"
         except (torch.OutOfMemoryError, UntrustedModel):
             raise
@@ -124,16 +125,17 @@ def exact_way(model, method, batch, pieces, length, bos):
     raise RuntimeError(f"{what}: {other}report this model family")
 
 
-def _far_without_rounding(model, way, batch, pieces, bos, far: float) -> float:
-    """0 if what is `far` apart in half precision agrees in fp32, else how far it is apart."""
-    if any(p.is_meta for p in model.parameters()):  # loaded anew, as they are, in every pass
-        return far
+def _without_rounding(model, way, batch, pieces, bos, difference: float) -> float:
+    """0 if a way that differs in half precision agrees in fp32, else the `difference`."""
+    whole = _dtype(model) in ("float32", "float64")
+    if whole or any(p.is_meta for p in model.parameters()):  # loaded anew in every pass, as it is
+        return difference
     try:
         with in_fp32(model):
             exact, _ = disagreement(model, (batch(way, rows) for rows in pieces), bos)
     except torch.OutOfMemoryError:
-        return far
-    return 0.0 if exact <= TOLERANCE["float32"] else far
+        return difference
+    return 0.0 if exact <= TOLERANCE["float32"] else difference
 
 
 @contextmanager

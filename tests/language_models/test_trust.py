@@ -153,27 +153,32 @@ def test_angles_that_depend_on_the_length_are_scored_whole(dtype):
     )
 
 
+@pytest.mark.parametrize("tokens", ["one far off", "all a little", "all a lot"])
 @pytest.mark.parametrize("rounding", [True, False])
-def test_a_token_far_off_in_half_precision_is_asked_again_in_fp32(rounding, monkeypatch):
-    """By rounding alone a token may be far off; a way that is wrong is so in fp32, too."""
+def test_what_differs_in_half_precision_is_asked_again_in_fp32(rounding, tokens, monkeypatch):
+    """Rounding moves a token far, or all a little; a way that is wrong is so in fp32, too."""
     model, w = tiny("llama").bfloat16(), windows(8)
     before = copy.deepcopy(model.state_dict())
     packed = trust.packed
 
-    def one_token_off(model, *others):
+    def off(model, *others):
         values = packed(model, *others)
         if model.dtype == torch.bfloat16 or not rounding:
-            values["joint",][0, 5] -= 6
+            if tokens == "one far off":
+                values["joint",][0, 5] -= 6
+            else:
+                values["joint",][:] -= 0.2 if tokens == "all a little" else 0.5
         return values
 
-    one_token_off.__name__ = "packed"
-    monkeypatch.setattr(trust, "packed", one_token_off)
-    if rounding:
+    off.__name__ = "packed"
+    monkeypatch.setattr(trust, "packed", off)
+    if rounding and tokens != "all a lot":
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             score(model, w, check=8, progress=False)
     else:
-        with pytest.raises(RuntimeError, match="packed scoring of .* differs .* by 6"):
+        by = {"one far off": "6", "all a little": "0.2", "all a lot": "0.5"}[tokens]
+        with pytest.raises(RuntimeError, match=f"packed scoring of .* differs .* by {by}"):
             score(model, w, method="packed", check=8, progress=False)
     assert model.dtype == torch.bfloat16
     for name, value in model.state_dict().items():
