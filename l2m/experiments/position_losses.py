@@ -65,10 +65,6 @@ class BookLosses:
         some = (self.position >= first) & (self.position <= last)
         return BookLosses(self.position[some], self.tokens[some], self.losses[:, some], self.weight)
 
-    def from_middle(self, first: float, last: float) -> "BookLosses":
-        """Counted, book by book, from the own mean over a stretch of positions."""
-        return replace(self, losses=self.losses - self.between(first, last).overall().losses)
-
     def stretch(self, first: float, last: float) -> tuple[float, float]:
         """Mean over a stretch of positions, and half of its 95% interval."""
         part = self.between(first, last).overall()
@@ -159,13 +155,7 @@ def above_zero_from(curve: BookLosses, n: int = 2000, seed=0) -> Place:
             return np.inf
         return 2 ** (x[i] - y[i] * (x[i + 1] - x[i]) / (y[i + 1] - y[i]))
 
-    return _place(find, curve, n, seed)
-
-
-def _place(find, curve, n, seed) -> Place:
-    """What `find` says of the mean curve, and the interval of what it says of resampled ones."""
     means = resampled_means(curve.losses, n=n, seed=seed, weights=curve.weight)
     tail = (1 - CONFIDENCE) / 2
-    found = [find(mean) for mean in means]
-    ends = np.quantile(found, [tail, 1 - tail], method="nearest")
+    ends = np.quantile([find(mean) for mean in means], [tail, 1 - tail], method="nearest")
     return Place(*map(float, (find(curve.mean), *ends)))

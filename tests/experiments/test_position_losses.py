@@ -40,7 +40,6 @@ def test_the_table_becomes_an_array():
     assert found.mean == pytest.approx([9.75, 10.75, 12.75])
     assert (found - book_losses(table, "a")).losses == pytest.approx(np.ones((2, 3)))
     assert found.overall().mean == pytest.approx([(9.75 + 2 * 10.75 + 5 * 12.75) / 8])
-    assert found.from_middle(1, 1).losses.tolist() == [[0, 1, 3], [0, 1, 3]]
     with pytest.raises(ValueError, match="no run 'c', only"):
         book_losses(table, "c")
 
@@ -134,10 +133,3 @@ def test_blocks_cover_every_position_once(length, rows):
     values = np.random.default_rng(0).random((6, length))
     means = block_means(values, edges)
     assert np.average(means, axis=1, weights=np.diff(edges)) == pytest.approx(values.mean(1))
-
-
-def test_a_stretch_counted_from_the_middle():
-    curve = losses(lambda x: -np.log2(x), noise=1.0)
-    late, error = curve.from_middle(64, 256).stretch(1024, 4096)
-    assert late == pytest.approx(-4, abs=0.1) and error < 1e-9  # the books' own levels are gone
-    assert curve.stretch(1024, 4096)[1] > 0.1

@@ -91,7 +91,7 @@ from pathlib import Path
 from l2m.experiments.runs import run_all
 slow = (
     "import os, time; from l2m.files import leashed; leashed(); "
-    "os.rename(open('new', 'w').name, str(os.getpid())); time.sleep(60)"
+    "open(str(os.getpid()), 'w').close(); time.sleep(60)"
 )
 run_all({name: [sys.executable, "-c", slow] for name in "ab"}, Path("logs"), per_device=2)
 """
