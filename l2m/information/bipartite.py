@@ -37,20 +37,21 @@ def window_mi(
     Y starts in mid-sentence, and the model's BOS does not (App. B.IV). Given a `bigram_entropy`,
     that of two successive tokens of the corpus in nats, the first two tokens of the direct
     estimator's marginal term cost (1−w)·(what the model says) + w·bigram_entropy, w being the
-    `bigram_weight`. Or Y is priced not as after BOS alone, but after `warm` tokens of another book
-    too, if it was scored so, or as the column `warm_chosen` says (`chosen_warm`) for "chosen". With
+    `bigram_weight`. And Y is priced not as after BOS alone, but after `warm` tokens of another book
+    too, if it was scored so, or as the columns of `chosen_warm` say for "chosen". With
     `control_variate` own marginals are subtracted in vCLUB (above).
     """
     terms, _ = _terms(scores, ratio)
     if estimator == "direct":
-        if warm and f"warm_{warm}" not in terms:
+        start = f"warm_{warm}" if warm else "marginal"
+        if start not in terms:
             scored = [c for c in terms if c.startswith("warm_")]
             raise ValueError(f"Y was not scored after {warm} tokens, only as {scored}: score so")
-        values = terms["joint"] - terms[f"warm_{warm}" if warm else "marginal"]
-        if warm and bigram_entropy is not None:
-            raise ValueError("the first tokens are corrected by bigram_entropy or warm, not both")
+        if bigram_entropy is not None and _head(start) not in terms:
+            raise ValueError(f"of {start!r} the first tokens were not kept: measure it anew")
+        values = terms["joint"] - terms[start]
         if bigram_entropy is not None:
-            values = values + bigram_weight * (terms["marginal_head"] + bigram_entropy)
+            values = values + bigram_weight * (terms[_head(start)] + bigram_entropy)
     elif estimator == "vclub":
         if warm or bigram_entropy is not None:
             raise ValueError("vCLUB has no q(Y): warm and bigram_entropy are of 'direct' alone")
@@ -92,7 +93,8 @@ def window_terms(scores) -> pd.DataFrame:
     one row per window, split ℓ and ratio r ≥ 2 with r·ℓ ≤ T. `joint` is log q(y|x), `marginal`
     log q(y|BOS), `marginal_head` its first two tokens, `shuffled` the mean over partners of
     log q(y'|x), `partner_marginal` that of log q(y'|BOS); `warm_c`, for each c that was scored, is
-    log q(y|BOS, c tokens of another window). ValueError if there is no such split.
+    log q(y|BOS, c tokens of another window), `head_c` its first two tokens. ValueError if there is
+    no such split.
     """
     n, length = scores.joint.shape
     partners = np.atleast_2d(scores.partners)
@@ -117,30 +119,47 @@ def window_terms(scores) -> pd.DataFrame:
         columns["partner_marginal"] = columns["marginal"][partners].mean(0)
         for of, c in scores.warm:
             if of == split:
-                columns[f"warm_{c}"] = scores.warm[of, c][:, :m].sum(1, dtype=np.float64)
+                after = scores.warm[of, c][:, :m]
+                columns[f"warm_{c}"] = after.sum(1, dtype=np.float64)
+                columns[f"head_{c}"] = after[:, :HEAD].sum(1, dtype=np.float64)
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
 
 
-def chosen_warm(terms, seed=0) -> pd.Series:
+def chosen_warm(terms, seed=0, bigram_weight=0.0) -> pd.DataFrame:
     """log q(Y) after the start that suits Y best, chosen in other books: nats, by rows of `terms`.
 
     A start is BOS alone, or BOS and c tokens of another book, for each `warm_c` that `terms`, of
     `window_terms`, has. At each split and ratio the one that makes the Y of one half of the books
     likeliest (halves drawn with `seed`) prices those of the other. After any start q is a density
     of Y, so the mean gain over `marginal` is by how much D_KL(p_Y ‖ q_Y) of BOS alone is larger:
-    no hindsight is in it. ValueError without a warm start, or for a single book.
+    no hindsight is in it. If `window_mi` is to correct the first two tokens with a `bigram_weight`,
+    so much less do these count in the choice.
+
+    DataFrame `warm_chosen`, and `head_chosen`, of the first two tokens, if `terms` has them.
+    ValueError without a warm start, or for a single book.
     """
     starts = [name for name in terms if name == "marginal" or name.startswith("warm_")]
-    books = np.unique(terms["book"])
+    heads, books = list(map(_head, starts)), np.unique(terms["book"])
     if len(starts) < 2 or len(books) < 2:
         raise ValueError("to choose a start takes two books or more, scored with warm=(c, …)")
     half = np.random.default_rng(seed).permutation(books)[: len(books) // 2]
     half, cell = terms["book"].isin(half), [terms["split"], terms["ratio"]]
-    likeliest = terms.groupby([half, *cell])[starts].mean().idxmax(axis=1)
+    price = terms[starts]
+    if bigram_weight:
+        price = price - bigram_weight * terms[heads].to_numpy()
+    likeliest = price.groupby([half, *cell]).mean().idxmax(axis=1)
     name = likeliest.reindex(pd.MultiIndex.from_arrays([~half, *cell]))
-    values = terms.to_numpy(dtype=float)[np.arange(len(terms)), terms.columns.get_indexer(name)]
-    return pd.Series(values, terms.index, name="warm_chosen")
+    chosen, out = terms[starts].columns.get_indexer(name), {}
+    for label, columns in (("warm_chosen", starts), ("head_chosen", heads)):
+        if set(columns) <= set(terms):
+            out[label] = terms[columns].to_numpy(dtype=float)[np.arange(len(terms)), chosen]
+    return pd.DataFrame(out, terms.index)
+
+
+def _head(start: str) -> str:
+    """The column of the first two tokens of a start, `marginal` or `warm_c`."""
+    return start.replace("warm", "head") if start.startswith("warm") else f"{start}_head"
 
 
 def _terms(scores, ratio):

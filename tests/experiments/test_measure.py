@@ -135,12 +135,19 @@ def test_a_future_may_be_priced_after_another_book(corpus):
     about = {"corpus": "made-up", "length": 16, "windows": 12, "bos": 0, "dtype": "float32"}
     tables = measure("tests/warm", warm="4,1", **about)
     plain, _ = measure("tests/made-up", **about)
-    assert [name for name in tables[0] if name not in plain] == ["warm_1", "warm_4"]
+    assert [name for name in tables[0] if name not in plain] == [
+        "warm_1",
+        "head_1",
+        "warm_4",
+        "head_4",
+    ]
     own = corpus[0]
     partners = partner_permutation(12, np.arange(12) // 2, 1, 0)
     row = tables[0].query("split == 8 and window == @partners[3]").iloc[0]
     text = np.concatenate([own[3, :4], own[partners[3], 8:16]])
-    assert row["warm_4"] == pytest.approx(naive(tiny("llama"))(text[None])[0, 4:].sum(), abs=1e-3)
+    log_q = naive(tiny("llama"))(text[None])[0, 4:]
+    assert row["warm_4"] == pytest.approx(log_q.sum(), abs=1e-3)
+    assert row["head_4"] == pytest.approx(log_q[:2].sum(), abs=1e-3)
     assert "direct, after 4 tokens of another book\n" in show_curves(tables)
     assert "--warm 4,1" in tables[0].attrs["command"] and "warm" not in plain.attrs["params"]
     curve = bipartite_mi(tables[0], "direct", warm=4)
@@ -148,8 +155,9 @@ def test_a_future_may_be_priced_after_another_book(corpus):
     np.testing.assert_allclose(curve["mi"], values)
     with pytest.raises(ValueError, match="not scored after 8 tokens, only as .*'warm_1', 'warm_4'"):
         bipartite_mi(tables[0], "direct", warm=8)
-    with pytest.raises(ValueError, match="by bigram_entropy or warm, not both"):
-        bipartite_mi(tables[0], "direct", warm=4, bigram_entropy=9.0)
+    both = bipartite_mi(tables[0], "direct", warm=4, bigram_entropy=9.0)
+    more = tables[0].groupby("split")["head_4"].mean() + 9.0
+    np.testing.assert_allclose(both["mi"], values + 0.8 * more)
     with pytest.raises(ValueError, match="such as 4,16,64, not '4;1'"):
         measure("tests/warm", warm="4;1", **about)
 

@@ -206,19 +206,30 @@ def starts(books=40, each=25, gain=0.0, seed=0):
     own = rng.normal(size=(books, 2))[table["book"]]  # a book's own liking
     for k, c in enumerate((16, 64)):
         table[f"warm_{c}"] = table["marginal"] + gain * k + own[:, k] + rng.normal(size=n)
+    for name in ("marginal_head", "head_16", "head_64"):
+        table[name] = rng.normal(-9, 2, n)
     return table
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 2**31), st.floats(-1, 1))
-def test_a_start_is_chosen_in_the_other_half_of_the_books(seed, gain):
+@given(st.integers(0, 2**31), st.floats(-1, 1), st.sampled_from([0.0, 0.8, 1.0]))
+def test_a_start_is_chosen_in_the_other_half_of_the_books(seed, gain, weight):
     table = starts(books=7, each=3, gain=gain, seed=seed)
-    got = chosen_warm(table, seed)
+    got = chosen_warm(table, seed, weight)
+    heads = {"marginal": "marginal_head", "warm_16": "head_16", "warm_64": "head_64"}
     half = set(np.random.default_rng(seed).permutation(np.arange(7))[:3])
     for (split, inside), some in table.groupby(["split", table["book"].isin(half)]):
         other = table[(table["split"] == split) & (table["book"].isin(half) != inside)]
-        best = max(("marginal", "warm_16", "warm_64"), key=lambda name: other[name].mean())
-        assert (got.loc[some.index] == some[best]).all()
+        price = {name: (other[name] - weight * other[head]).mean() for name, head in heads.items()}
+        best = max(heads, key=price.get)
+        assert (got["warm_chosen"].loc[some.index] == some[best]).all()
+        assert (got["head_chosen"].loc[some.index] == some[heads[best]]).all()
+    # both corrections of q(Y) at once: the start, and what the first two tokens cost after it
+    table = table.join(got).assign(joint=0.0)
+    by_hand = -got["warm_chosen"] + weight * (got["head_chosen"] + 7.0)
+    values = window_mi(table, bigram_entropy=7.0, bigram_weight=weight, warm="chosen")
+    expected = by_hand.set_axis([table["window"], table["split"]]).unstack()
+    np.testing.assert_allclose(values, expected)
 
 
 def test_a_chosen_start_gains_what_there_is_to_gain_and_nothing_from_hindsight():
@@ -226,14 +237,14 @@ def test_a_chosen_start_gains_what_there_is_to_gain_and_nothing_from_hindsight()
     for seed in range(300):
         table = starts(books=8, each=2, seed=seed)
         columns = table[["marginal", "warm_16", "warm_64"]]
-        gained.append((chosen_warm(table, seed) - table["marginal"]).mean())
+        gained.append((chosen_warm(table, seed)["warm_chosen"] - table["marginal"]).mean())
         by_split = columns.groupby(table["split"]).mean()
         hindsight.append((by_split.max(axis=1) - by_split["marginal"]).mean())
     error = np.std(gained) / np.sqrt(len(gained))
     assert abs(np.mean(gained)) < 4 * error < np.mean(hindsight)
     table = starts(gain=2.0)
-    assert (chosen_warm(table) == table["warm_64"]).all()
-    better = table.assign(warm_chosen=chosen_warm(table))
+    assert (chosen_warm(table)["warm_chosen"] == table["warm_64"]).all()
+    better = table.join(chosen_warm(table))
     fallen = bipartite_mi(table.assign(joint=0.0)) - bipartite_mi(
         better.assign(joint=0.0), warm="chosen"
     )
@@ -245,6 +256,10 @@ def test_a_start_cannot_be_chosen_without_another_or_in_one_book():
     for wrong in (table.drop(columns=["warm_16", "warm_64"]), table[table["book"] == 0]):
         with pytest.raises(ValueError, match="two books or more"):
             chosen_warm(wrong)
+    old = table.drop(columns=["head_16", "head_64"]).assign(joint=0.0)
+    assert list(chosen_warm(old)) == ["warm_chosen"]
+    with pytest.raises(ValueError, match="'warm_16' the first tokens were not kept: measure it"):
+        window_mi(old, warm=16, bigram_entropy=5.0)
 
 
 @pytest.mark.parametrize("how", [{"warm": 16}, {"bigram_entropy": 5.0}])
