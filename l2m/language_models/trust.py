@@ -18,7 +18,7 @@ from l2m.language_models.likelihood import packed, prefix, whole
 from l2m.language_models.packing import origin
 
 TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "bfloat16": 0.05, "float16": 0.01}  # nats per token
-ROUNDING = 5  # tolerances, in half precision and in the mean, that may still be rounding
+ROUNDING = 2  # times the error of the model's own forward in half precision, at most
 NEAR = 64  # tokens before a change that are looked at
 FAULTS = RuntimeError, TypeError, ValueError, AttributeError, KeyError  # of a forward that differs
 
@@ -107,10 +107,10 @@ def exact_way(model, method, batch, pieces, length, bos):
     tolerance = TOLERANCE[_dtype(model)]
     for way in ways:
         try:
-            mean, far = disagreement(model, (batch(way, rows) for rows in pieces), bos)
-            difference = far or mean
-            if difference > tolerance and mean <= ROUNDING * tolerance:  # by that, or by the way?
-                difference = _without_rounding(model, way, batch, pieces, bos, difference)
+            found = compared(model, (batch(way, rows) for rows in pieces), bos)
+            difference = max(largest(model, (a - b).abs(), b) for a, b in found.values())
+            if difference > tolerance and _is_rounding(model, way, batch, pieces, bos, found):
+                difference = 0.0
             problem = f"differs from whole passes by {difference:.2g} nats per token"
         except (torch.OutOfMemoryError, UntrustedModel):
             raise
@@ -125,17 +125,26 @@ def exact_way(model, method, batch, pieces, length, bos):
     raise RuntimeError(f"{what}: {other}report this model family")
 
 
-def _without_rounding(model, way, batch, pieces, bos, difference: float) -> float:
-    """0 if a way that differs in half precision agrees in fp32, else the `difference`."""
+def _is_rounding(model, way, batch, pieces, bos, found) -> bool:
+    """Whether half precision alone explains what was `found`, of `compared`.
+
+    It does if in fp32 the way agrees with whole passes, and most of its values in half precision
+    are about as near to these as those of the model's own forward.
+    """
     whole = _dtype(model) in ("float32", "float64")
     if whole or any(p.is_meta for p in model.parameters()):  # loaded anew in every pass, as it is
-        return difference
+        return False
     try:
         with in_fp32(model):
-            exact, _ = disagreement(model, (batch(way, rows) for rows in pieces), bos)
+            exact = compared(model, (batch(way, rows) for rows in pieces), bos)
     except torch.OutOfMemoryError:
-        return difference
-    return 0.0 if exact <= TOLERANCE["float32"] else difference
+        return False
+    for kind, halves in found.items():
+        in_full, truth = exact[kind]
+        off, own = ((half - truth).abs().median() for half in halves)
+        if (in_full - truth).abs().max() > TOLERANCE["float32"] or off > ROUNDING * own:
+            return False
+    return True
 
 
 @contextmanager
@@ -153,11 +162,11 @@ def in_fp32(model):
                 parameter.data = parameter.data.to(dtype)
 
 
-def disagreement(model, batches, bos) -> tuple[float, float]:
-    """Difference, nats per token, from whole passes through the model's own forward: see `apart`.
+def compared(model, batches, bos) -> dict:
+    """Values of a way beside those of whole passes through the model's own forward, (2, n), nats.
 
-    They are compared at positions few enough that the logits stay within `LOGITS_BYTES`; of joint,
-    marginal, shuffled and warm values the kind that differs most counts.
+    By kind, joint, marginal, shuffled and warm; at positions few enough that the logits stay within
+    `LOGITS_BYTES`.
     """
     found = defaultdict(list)
     for values, windows, partners in batches:
@@ -170,10 +179,8 @@ def disagreement(model, batches, bos) -> tuple[float, float]:
             first, last = tokens.shape[1] - m, tokens.shape[1] - 1
             at = np.unique(np.linspace(first, last, max(1, min(m, budget))).astype(int))
             expected = plain_log_q(model, tokens, at, bos)
-            difference = (expected - got[:, at - first]).abs()
-            found[name[0]].append(torch.stack([difference, expected]).flatten(1))
-    kinds = [apart(model, *torch.cat(parts, 1)) for parts in found.values()]
-    return max(difference for difference, _ in kinds), max(far for _, far in kinds)
+            found[name[0]].append(torch.stack([got[:, at - first], expected]).flatten(1))
+    return {kind: torch.cat(parts, 1) for kind, parts in found.items()}
 
 
 def plain_log_q(model, tokens, at, bos):
@@ -188,20 +195,14 @@ def plain_log_q(model, tokens, at, bos):
 
 
 def largest(model, difference, log_q) -> float:
-    """The largest difference from `log_q`; in bf16 and fp16 the mean, unless a token is far off."""
-    usual, far = apart(model, difference, log_q)
-    return far or usual
-
-
-def apart(model, difference, log_q) -> tuple[float, float]:
-    """The largest difference from `log_q`, and 0; in bf16 and fp16 the mean, and the largest far.
+    """The largest difference from `log_q`; in bf16 and fp16 the mean, unless a token is far off.
 
     Rounding alone moves single tokens there: far off is more than half of 1 + |log q|.
     """
     if _dtype(model) in ("float32", "float64"):
-        return float(difference.max()), 0.0
+        return float(difference.max())
     far = difference[difference > (1 - log_q) / 2]
-    return float(difference.mean()), float(far.max()) if len(far) else 0.0
+    return float(far.max()) if len(far) else float(difference.mean())
 
 
 def turns_by_length(config, length) -> bool:
