@@ -185,7 +185,8 @@ def merged(x, levels, mergers) -> list:
 def _at_once(x, size: int, mergers) -> list:
     """Slots of the first levels, whose largest blocks have `size` tokens."""
     with torch.autocast(x.device.type, enabled=False):  # what they make of each single token
-        slots = [torch.eye(size, device=x.device).expand(len(x), 1, size, size)]
+        same = {"dtype": mergers[0].weight.dtype, "device": x.device}
+        slots = [torch.eye(size, **same).expand(len(x), 1, size, size)]
         for merger in mergers:
             slots.append(merger(slots[-1]))
         maps = torch.cat(slots[1:], -1)[:, 0]
@@ -282,7 +283,8 @@ class PowerAttention(nn.Module):
         parts = [torch.cat([cache.parts[0], kv], -1), *cache.parts[1:]]
         firsts, places, weights = self._firsts(seen), [], []
         for level, first, part in zip(self._sizes, firsts, parts, strict=True):
-            slot, tokens = torch.arange(part.shape[-1], device=x.device), level.size / level.slots
+            slot = torch.arange(part.shape[-1], device=x.device).double()  # as exact as `Layout`
+            tokens = level.size / level.slots
             places.append((slot + 0.5) * tokens + (first - 0.5))
             weights.append(torch.full(slot.shape, log(tokens), dtype=q.dtype, device=x.device))
         q = rotate(q, *turn(torch.tensor([seen - 1.0], device=x.device), self.head_dim))
