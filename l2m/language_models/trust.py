@@ -131,8 +131,8 @@ def _is_rounding(model, way, batch, pieces, bos, found) -> bool:
     It does if in fp32 the way agrees with whole passes, and most of its values in half precision
     are about as near to these as those of the model's own forward.
     """
-    whole = _dtype(model) in ("float32", "float64")
-    if whole or any(p.is_meta for p in model.parameters()):  # loaded anew in every pass, as it is
+    full = _dtype(model) in ("float32", "float64")
+    if full or any(p.is_meta for p in model.parameters()):  # loaded anew in every pass, as it is
         return False
     try:
         with in_fp32(model):
