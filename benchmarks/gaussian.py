@@ -23,7 +23,7 @@ SIZES = {  # the models of the published grid, and for a CPU miniatures of them
         {"family": family, "width": width, "length": length}
         for family in ("gpt2", "mamba", "mamba2")
         for width in (64, 256)
-        for length in (64, 1024)
+        for length in (64, 1024, 4096)
     ],
     "cpu": [
         {"family": "gpt2", "layers": 2, "width": 32, "length": 64, "vectors": 256},

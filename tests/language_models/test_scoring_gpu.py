@@ -14,10 +14,11 @@ pytestmark = [
 ]
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("warm", [(), (4, 16, 64, 256)])
 @pytest.mark.parametrize(("length", "ratio"), [(512, 4), (2048, 2), (8192, 2)])
-def test_packed_scores_are_those_of_whole_passes(length, ratio, warm, dtype):
+def test_packed_scores_are_those_of_whole_passes(length, ratio, warm, dtype, compiled):
     torch.manual_seed(0)
     sizes = {"hidden_size": 576, "intermediate_size": 256, "num_hidden_layers": 2}
     sizes |= {"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 1000}
@@ -28,6 +29,7 @@ def test_packed_scores_are_those_of_whole_passes(length, ratio, warm, dtype):
             torch.nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
     windows = np.random.default_rng(0).integers(0, 1000, (4, length))
     how = {"warm": warm, "bos_token_id": 1, "check": 0, "progress": False}
+    how["compile_layers"] = compiled  # as by default where there is much to score
     splits = powers_of_two(length, ratio)
     packed, whole = (
         score(model, windows, splits, ratio, method=method, **how) for method in ("packed", "whole")
