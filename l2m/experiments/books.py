@@ -205,7 +205,7 @@ class BookRun(PowerRun):
             save_every=max(1, self.steps // 2),
         )
         options = {"deadline": deadline - SPARE, "watch": judge.watch}
-        options["watch_every"] = max(1, self.steps // 6)
+        options["watch_every"] = max(1, self.steps // 25)
         metrics = train(model, judge.task, config, self.folder, device, progress, **options)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
